@@ -1,0 +1,109 @@
+//! One version of a table as the scan wants it: its schema, its files, and what is known of each file's columns.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, UInt64Array};
+use arrow::datatypes::SchemaRef;
+use datafusion::common::ScalarValue;
+use object_store::path::Path;
+
+/// Iceberg's snapshot id, or Delta's version. `-1`: an Iceberg table without a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SnapshotId(pub i64);
+
+/// The key under which a Parquet column is found in the files of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PathedName {
+    /// The files use the names of the table's schema (Delta without column mapping).
+    Logical,
+    /// The files use the `lazaret:physical_name` of each field (Delta column mapping by name).
+    Physical,
+    /// The files are read by `PARQUET:field_id` (Iceberg; Delta column mapping by id).
+    FieldId,
+}
+
+/// One version of a table. Immutable, shared by every query that reads this version.
+#[derive(Debug)]
+pub struct LakeSnapshot {
+    pub id: SnapshotId,
+    /// The table's current schema, logical names in table order. Each field, nested ones too, carries its
+    /// `PARQUET:field_id` and `lazaret:physical_name` metadata where the format has them; the children of lists and
+    /// maps are named `element`, `key` and `value`.
+    pub schema: SchemaRef,
+    pub naming: PathedName,
+    /// Iceberg's `schema.name-mapping.default`, for files without field ids: a path of names to an id.
+    pub name_mapping: Option<HashMap<Vec<String>, i32>>,
+    /// Values of columns that no file of this table holds unless it was written after they were added
+    /// (Iceberg's `initial-default`): column index to value. Other missing columns read as NULL.
+    pub initial_defaults: HashMap<usize, ScalarValue>,
+    pub files: Vec<LakeFile>,
+    /// What is known of the files' columns, row `i` of each array for `files[i]`.
+    pub bounds: FileBounds,
+}
+
+/// One data file.
+#[derive(Clone, Debug)]
+pub struct LakeFile {
+    /// Of the store (`s3://bucket`, `file://`), as `ObjectStoreUrl` has it.
+    pub store: Arc<str>,
+    pub path: Path,
+    pub size_bytes: u64,
+    /// Rows in the file, deleted ones included.
+    pub rows: Option<u64>,
+    /// Columns whose value is the same for the whole file and is not read from it: Delta's partition columns,
+    /// Iceberg's identity partition columns. Index into the snapshot's schema, ascending.
+    pub constants: Arc<[(usize, ScalarValue)]>,
+    pub deletes: Vec<DeleteFile>,
+}
+
+/// Where to find which rows of a data file are gone. Read only for files that survive pruning; cached by content.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum DeleteFile {
+    /// A Delta deletion vector inside the log (base85 text as in the log).
+    DeltaInline { encoded: Arc<str>, cardinality: u64 },
+    /// A Delta deletion vector in a file: offset and size of the blob, as in the log.
+    DeltaFile { store: Arc<str>, path: Path, offset: u64, size_bytes: u64, cardinality: u64 },
+    /// An Iceberg position delete file in Parquet; rows of other data files in it are skipped.
+    PositionParquet { store: Arc<str>, path: Path, size_bytes: u64, data_file: Arc<str> },
+    /// An Iceberg V3 deletion vector: a blob in a Puffin file.
+    Puffin { store: Arc<str>, path: Path, offset: u64, size_bytes: u64, cardinality: u64 },
+}
+
+/// Bounds and null counts by column, for `PruningPredicate`. A bound may be wider than the values, never narrower.
+#[derive(Debug, Default)]
+pub struct FileBounds {
+    /// By top-level column name of the snapshot's schema; a column may be absent.
+    pub columns: HashMap<String, ColumnBounds>,
+    /// Rows by file, null where unknown.
+    pub row_counts: Option<UInt64Array>,
+}
+
+#[derive(Debug, Clone)]
+pub struct ColumnBounds {
+    /// Of the column's type; null where unknown.
+    pub min: ArrayRef,
+    pub max: ArrayRef,
+    pub null_counts: UInt64Array,
+}
+
+/// Why a table cannot be read. `Display` may name files and columns: it is for those who may manage the table.
+#[derive(Debug, thiserror::Error)]
+pub enum LakeError {
+    #[error("table feature \"{feature}\" is not supported yet")]
+    Unsupported { feature: String },
+    #[error("no {format} table at {location}")]
+    NotATable { format: &'static str, location: String },
+    #[error("{file} is damaged: {reason}")]
+    Corrupt { file: String, reason: String },
+    #[error("{file} names {target}, which lies outside the table and below no configured store or allowed path")]
+    OutsideLocation { file: String, target: String },
+    #[error("cannot read {file}")]
+    Storage {
+        file: String,
+        #[source]
+        source: object_store::Error,
+    },
+    #[error("{0}")]
+    Internal(String),
+}

@@ -1,0 +1,55 @@
+//! Opening a table: metadata (cached) to a provider that DataFusion can scan.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use datafusion::catalog::TableProvider;
+use lazaret_auth::TableId;
+
+use super::snapshot::{LakeError, SnapshotId};
+use crate::caches::Caches;
+use crate::meta::TableFormat;
+use crate::stores::Stores;
+
+/// What a stored table is, as far as reading it goes.
+#[derive(Clone, Debug)]
+pub struct TableSource {
+    pub id: TableId,
+    pub format: TableFormat,
+    pub location: String,
+    pub options: BTreeMap<String, String>,
+}
+
+/// A raw table at one version. It shows every row: only `GovernedTable` may hold one.
+#[derive(Clone)]
+pub struct OpenTable {
+    pub provider: Arc<dyn TableProvider>,
+    /// `None` for plain files.
+    pub snapshot: Option<SnapshotId>,
+}
+
+/// The lake: every table is opened here, through the stores and the caches.
+pub struct Lake {
+    pub(crate) stores: Arc<Stores>,
+    pub(crate) caches: Arc<Caches>,
+}
+
+impl Lake {
+    pub fn new(stores: Arc<Stores>, caches: Arc<Caches>) -> Self {
+        Self { stores, caches }
+    }
+
+    pub fn caches(&self) -> &Arc<Caches> {
+        &self.caches
+    }
+
+    pub fn stores(&self) -> &Arc<Stores> {
+        &self.stores
+    }
+
+    /// The table's current version. Warm, this costs no I/O beyond a bounded-staleness check.
+    pub async fn open(&self, source: &TableSource) -> Result<OpenTable, LakeError> {
+        let _ = source;
+        Err(LakeError::Internal("not built".to_owned()))
+    }
+}

@@ -1,0 +1,138 @@
+//! The stored records.
+
+use std::collections::BTreeMap;
+
+use lazaret_auth::{CatalogId, GrantId, Grantee, PolicyId, PrincipalName, PrivilegeGrant, RoleId, RowPolicy, SchemaId, TableId, UserId};
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Catalog {
+    pub id: CatalogId,
+    pub name: String,
+    pub owner: PrincipalName,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Schema {
+    pub id: SchemaId,
+    pub catalog: CatalogId,
+    pub name: String,
+    pub owner: PrincipalName,
+}
+
+/// A table or a view: they share one namespace, grants and policies.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Relation {
+    pub id: TableId,
+    pub schema: SchemaId,
+    pub name: String,
+    pub owner: PrincipalName,
+    pub definition: Definition,
+    /// Row-level security: with it on and no permissive policy for a principal, the table shows no rows.
+    #[serde(default)]
+    pub row_security: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TableFormat {
+    Delta,
+    Iceberg,
+    Parquet,
+    Csv,
+    Json,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Definition {
+    Table {
+        format: TableFormat,
+        /// A canonical URL (`file:///…/`, `s3://bucket/…`); for Iceberg the table folder or one metadata file.
+        location: String,
+        /// Managed tables lie in the warehouse, in a folder named by the table's id, and DROP TABLE removes their files.
+        managed: bool,
+        #[serde(default)]
+        options: BTreeMap<String, String>,
+    },
+    View {
+        /// The text of the query.
+        query: String,
+        /// What unqualified names in the text meant when the view was made.
+        catalog: String,
+        schema: String,
+    },
+}
+
+/// A local user. The password is an Argon2id PHC string; without one the user cannot log in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    pub id: UserId,
+    pub name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password_hash: Option<String>,
+    pub enabled: bool,
+    /// Our own tokens issued before this moment (seconds since the epoch) are refused: set when the password changes.
+    #[serde(default)]
+    pub tokens_valid_after_s: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Role {
+    pub id: RoleId,
+    pub name: String,
+}
+
+/// Membership of a user, a group or another role in a role.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoleGrant {
+    pub id: GrantId,
+    pub role: RoleId,
+    pub grantee: Grantee,
+    pub grantor: PrincipalName,
+}
+
+/// Any stored record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Entity {
+    Catalog(Catalog),
+    Schema(Schema),
+    Relation(Relation),
+    User(User),
+    Role(Role),
+    RoleGrant(RoleGrant),
+    PrivilegeGrant(PrivilegeGrant),
+    Policy(RowPolicy),
+}
+
+/// The identity of any stored record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EntityId {
+    Catalog(CatalogId),
+    Schema(SchemaId),
+    Relation(TableId),
+    User(UserId),
+    Role(RoleId),
+    RoleGrant(GrantId),
+    PrivilegeGrant(GrantId),
+    Policy(PolicyId),
+}
+
+impl Entity {
+    pub fn id(&self) -> EntityId {
+        match self {
+            Self::Catalog(it) => EntityId::Catalog(it.id),
+            Self::Schema(it) => EntityId::Schema(it.id),
+            Self::Relation(it) => EntityId::Relation(it.id),
+            Self::User(it) => EntityId::User(it.id),
+            Self::Role(it) => EntityId::Role(it.id),
+            Self::RoleGrant(it) => EntityId::RoleGrant(it.id),
+            Self::PrivilegeGrant(it) => EntityId::PrivilegeGrant(it.id),
+            Self::Policy(it) => EntityId::Policy(it.id),
+        }
+    }
+}

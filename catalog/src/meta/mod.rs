@@ -1,0 +1,18 @@
+//! What is stored: catalogs, schemas, tables, views, users, roles, grants, policies, each by id.
+//!
+//! The whole state is small and is held in memory as one immutable [`State`]; a statement changes it by a list of
+//! [`Change`]s that a [`MetadataStore`] makes durable in one transaction. Reads cost no I/O.
+
+mod entity;
+mod memory;
+mod metadata;
+mod sqlite;
+mod state;
+mod store;
+
+pub use entity::{Catalog, Definition, Entity, EntityId, Relation, Role, RoleGrant, Schema, TableFormat, User};
+pub use memory::MemoryStore;
+pub use metadata::Metadata;
+pub use sqlite::SqliteStore;
+pub use state::{State, StateError};
+pub use store::{Change, MetadataStore, StoreError};
