@@ -1,5 +1,8 @@
 //! The one way of a statement: parse, authorize, plan, admit, execute. Everything that runs SQL joins here.
 
+mod failure;
+mod memory;
+
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
