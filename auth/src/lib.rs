@@ -18,6 +18,8 @@ pub mod policy;
 pub mod principal;
 pub mod privilege;
 mod sign_in;
+#[cfg(test)]
+mod testing;
 mod throttle;
 mod token;
 

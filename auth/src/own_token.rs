@@ -225,3 +225,51 @@ impl OwnTokens {
         URL_SAFE_NO_PAD.encode(mac(&self.stamping, &[hash.as_bytes(), &user.tokens_valid_after_s.to_be_bytes()]))
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_survives_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token.key");
+        let first = TokenKey::load_or_create(&path).unwrap();
+        let second = TokenKey::load_or_create(&path).unwrap();
+        assert_eq!(first.0, second.0);
+        assert_ne!(first.0, TokenKey::generate().unwrap().0);
+        assert_ne!(first.derive("tickets"), first.derive("own tokens"));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no draft is left behind");
+        assert_eq!(format!("{first:?}"), "TokenKey(***)");
+    }
+
+    #[test]
+    fn who_starts_at_once_agrees_on_one_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token.key");
+        let keys: Vec<_> = std::thread::scope(|scope| {
+            let starts: Vec<_> = (0..8).map(|_| scope.spawn(|| TokenKey::load_or_create(&path).unwrap().0)).collect();
+            starts.into_iter().map(|start| start.join().unwrap()).collect()
+        });
+        assert!(keys.iter().all(|key| *key == keys[0]));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn the_key_file_is_private_or_refused() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token.key");
+        TokenKey::load_or_create(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(matches!(TokenKey::load_or_create(&path), Err(TokenKeyError::Exposed(_))));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        for bad in [&b""[..], b"short", &[7; 33]] {
+            fs::write(&path, bad).unwrap();
+            assert!(matches!(TokenKey::load_or_create(&path), Err(TokenKeyError::Damaged(_))), "a damaged key is never replaced");
+        }
+        assert!(matches!(TokenKey::load_or_create(&folder.path().join("no/such")), Err(TokenKeyError::Io { .. })));
+    }
+}
