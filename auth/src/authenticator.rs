@@ -160,3 +160,7 @@ impl fmt::Debug for Authenticator {
         f.debug_struct("Authenticator").field("issuers", &self.issuer_names().collect::<Vec<_>>()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+#[path = "authenticator_tests.rs"]
+mod tests;

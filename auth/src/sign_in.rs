@@ -49,6 +49,11 @@ impl SignIn {
         self.verified.try_get_with(key, self.verify(user, password, hash, refused, address, now)).await.map_err(|error| (*error).clone())
     }
 
+    #[cfg(test)]
+    pub(crate) fn forget(&self) {
+        self.verified.invalidate_all();
+    }
+
     async fn verify(
         &self,
         user: &str,
