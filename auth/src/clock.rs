@@ -1,21 +1,24 @@
 //! Time as an argument: whoever checks an expiry or a delay is told what time it is.
 
-use std::time::{Duration, Instant, SystemTime};
+#[cfg(test)]
+use std::time::Duration;
+use std::time::{Instant, SystemTime};
 
 /// One moment on both clocks: tokens speak of wall time, delays are measured on the clock that nobody can set.
 #[derive(Clone, Copy, Debug)]
-pub struct Moment {
+pub(crate) struct Moment {
     pub wall: SystemTime,
     pub steady: Instant,
 }
 
 impl Moment {
-    pub fn now() -> Self {
+    pub(crate) fn now() -> Self {
         Self { wall: SystemTime::now(), steady: Instant::now() }
     }
 
     /// This moment moved on by `duration`, as a test's clock does.
-    pub fn after(self, duration: Duration) -> Self {
+    #[cfg(test)]
+    pub(crate) fn after(self, duration: Duration) -> Self {
         Self { wall: self.wall + duration, steady: self.steady + duration }
     }
 }

@@ -46,6 +46,11 @@ impl Credential {
     }
 }
 
+/// Whether a local user can have this name. Basic cannot carry a colon, and `hospital:ada` is somebody else's.
+pub fn is_user_name(name: &str) -> bool {
+    !name.is_empty() && name.len() <= MAX_USER_NAME_BYTES && !name.chars().any(|c| c == ':' || c.is_control())
+}
+
 fn bearer(token: &str) -> Result<Credential, Reason> {
     if token.len() > MAX_TOKEN_BYTES {
         return Err(Reason::TooLong("token"));
@@ -70,7 +75,7 @@ fn basic(encoded: &str) -> Result<Credential, Reason> {
     if password.len() > MAX_PASSWORD_BYTES {
         return Err(Reason::TooLong("password"));
     }
-    if user.is_empty() || user.chars().any(char::is_control) {
+    if !is_user_name(user) {
         return Err(Reason::Malformed("user name characters"));
     }
     Ok(Credential::Basic { user: user.to_owned(), password: password.to_owned() })

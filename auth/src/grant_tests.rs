@@ -367,8 +367,8 @@ fn giving_up_a_role_never_shows_more() {
     store.grant(Privilege::Insert, store.table(), &as_reader);
     store.grant(Privilege::Delete, store.table(), &user("ana"));
     store.deny(Privilege::Delete, store.table(), &as_fenced);
-    store.policy("by role", PolicyKind::Permissive, store.table(), &[as_reader.clone()], &[]);
-    store.policy("not for the fenced", PolicyKind::Permissive, store.table(), &[Grantee::All], &[as_fenced.clone()]);
+    store.policy("by role", PolicyKind::Permissive, store.table(), std::slice::from_ref(&as_reader), &[]);
+    store.policy("not for the fenced", PolicyKind::Permissive, store.table(), &[Grantee::All], std::slice::from_ref(&as_fenced));
     store.policy("fence", PolicyKind::Restrictive, store.table(), &[as_fenced], &[]);
     store.policy("lifted by role", PolicyKind::Restrictive, store.table(), &[Grantee::All], &[as_reader]);
 

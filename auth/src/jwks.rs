@@ -43,13 +43,13 @@ pub enum KeysError {
     #[error("\"{0}\" is not a URL")]
     Url(String),
     #[error("{0} is not https, and its host is not loopback")]
-    PlainHttp(Url),
+    PlainHttp(String),
     #[error("the HTTP client cannot be made")]
     Client(#[source] reqwest::Error),
     #[error("fetching {url} failed")]
-    Fetch { url: Url, source: reqwest::Error },
+    Fetch { url: String, source: reqwest::Error },
     #[error("{url} answered {status}")]
-    Status { url: Url, status: u16 },
+    Status { url: String, status: u16 },
     #[error("the key set is larger than {MAX_BYTES} bytes")]
     TooLarge,
     #[error("the key file {} cannot be read", path.display())]
@@ -235,7 +235,7 @@ impl Origin {
         match url.scheme() {
             "https" => {}
             "http" if loopback => {}
-            "http" => return Err(KeysError::PlainHttp(url)),
+            "http" => return Err(KeysError::PlainHttp(url.into())),
             _ => return Err(KeysError::Url(text.to_owned())),
         }
         // reqwest is built without a provider of its own and panics where none is installed.
@@ -283,10 +283,10 @@ fn same_origin_redirects() -> Policy {
 }
 
 async fn download(client: &reqwest::Client, url: &Url) -> Result<Vec<u8>, KeysError> {
-    let failed = |source| KeysError::Fetch { url: url.clone(), source };
+    let failed = |source| KeysError::Fetch { url: url.to_string(), source };
     let mut response = client.get(url.clone()).header("accept", "application/json").send().await.map_err(failed)?;
     if response.status() != 200 {
-        return Err(KeysError::Status { url: url.clone(), status: response.status().as_u16() });
+        return Err(KeysError::Status { url: url.to_string(), status: response.status().as_u16() });
     }
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(failed)? {

@@ -25,8 +25,7 @@ mod token;
 
 pub use access::{AccessReader, Authority};
 pub use authenticator::{Authenticator, AuthenticatorConfig, AuthenticatorError, StoredUser, UserDirectory};
-pub use clock::Moment;
-pub use credential::{Credential, MAX_PASSWORD_BYTES, MAX_USER_NAME_BYTES};
+pub use credential::{Credential, MAX_PASSWORD_BYTES, MAX_USER_NAME_BYTES, is_user_name};
 pub use error::{AuthError, Reason};
 pub use grant::{Denied, Grant, GrantedColumns, RowSecurity};
 pub use ids::{CatalogId, GrantId, ObjectId, ObjectPath, PolicyId, RoleId, SchemaId, TableId, UserId};
