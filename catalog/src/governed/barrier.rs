@@ -155,10 +155,7 @@ impl ExecutionPlan for SecurityBarrierExec {
         self.replace_children(children, options)
     }
 
-    fn with_new_children_and_same_properties(
-        self: Arc<Self>,
-        children: Vec<Arc<dyn ExecutionPlan>>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
+    fn with_new_children_and_same_properties(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
         self.with_new_children(children)
     }
 
@@ -173,9 +170,8 @@ impl ExecutionPlan for SecurityBarrierExec {
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let started = catch_unwind(AssertUnwindSafe(|| self.input.execute(partition, context)));
-        let input = started
-            .unwrap_or_else(|panic| Err(panicked(panic.as_ref())))
-            .map_err(|error| ScanFailure::conceal(&self.table, &error))?;
+        let input =
+            started.unwrap_or_else(|panic| Err(panicked(panic.as_ref()))).map_err(|error| ScanFailure::conceal(&self.table, &error))?;
         Ok(Box::pin(BarrierStream { table: Arc::clone(&self.table), schema: self.schema(), input: Some(input) }))
     }
 

@@ -10,8 +10,8 @@ use datafusion::common::{Column, DFSchema, ScalarValue};
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::simplify::SimplifyContext;
-use datafusion::logical_expr::{Expr, ExprSchemable, Volatility};
 use datafusion::logical_expr::utils::{conjunction, disjunction};
+use datafusion::logical_expr::{Expr, ExprSchemable, Volatility};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::sql::sqlparser::ast::ExprWithAlias;
 use lazaret_auth::policy::BoundColumn;
@@ -67,7 +67,9 @@ impl<'a> PolicyBinder<'a> {
         let expr = self.plan(text, schema.fields().iter().map(|field| (field.name().as_str(), field.as_ref())))?;
         let names: BTreeSet<&str> = expr.column_refs().into_iter().map(|column| column.name.as_str()).collect();
         let columns = schema.fields().iter().filter(|field| names.contains(field.name().as_str()));
-        Ok(columns.map(|field| BoundColumn { name: field.name().clone(), field_id: field_id(field), data_type: type_name(field.data_type()) }).collect())
+        Ok(columns
+            .map(|field| BoundColumn { name: field.name().clone(), field_id: field_id(field), data_type: type_name(field.data_type()) })
+            .collect())
     }
 
     /// The USING predicate of a stored policy over the table as it is now.
@@ -102,9 +104,8 @@ impl<'a> PolicyBinder<'a> {
     /// The rows that a grant shows of a table: any of the permissive policies and all of the restrictive ones.
     pub fn bind_rows(&self, grant: &Grant, schema: &Schema) -> Result<Rows, BindError> {
         let RowSecurity::On { permissive, restrictive } = grant.rows() else { return Ok(Rows::All) };
-        let bind = |policies: &[Arc<RowPolicy>]| {
-            policies.iter().map(|policy| self.bind_stored(policy, schema)).collect::<Result<Vec<_>, _>>()
-        };
+        let bind =
+            |policies: &[Arc<RowPolicy>]| policies.iter().map(|policy| self.bind_stored(policy, schema)).collect::<Result<Vec<_>, _>>();
         // Both are bound even where no row is left: a policy that does not bind closes the table for everyone it binds.
         let (permissive, restrictive) = (bind(permissive)?, bind(restrictive)?);
         let Some(permitted) = disjunction(permissive) else { return Ok(Rows::None) };
@@ -249,4 +250,3 @@ fn refuse(part: &Expr) -> Option<BindError> {
         _ => Some(BindError::NotAllowed("this kind of expression")),
     }
 }
-

@@ -20,8 +20,6 @@ pub enum FailureKind {
     DataLoss,
     /// A table feature that is not built.
     Unsupported,
-    /// A policy that no longer binds.
-    PolicyNotBinding,
     /// Everything else, a policy that raised an error among it.
     Internal,
 }
@@ -58,12 +56,12 @@ impl ScanFailure {
     }
 }
 
-/// The class of any error of execution.
-pub fn classify(error: &DataFusionError) -> FailureKind {
-    if let Some(failure) = ScanFailure::of(error) {
-        return failure.kind;
-    }
+/// The class of any error of opening or reading a table.
+pub fn classify(error: &(dyn Error + 'static)) -> FailureKind {
     find(error, |it| {
+        if let Some(failure) = it.downcast_ref::<ScanFailure>() {
+            return Some(failure.kind);
+        }
         if let Some(DataFusionError::ResourcesExhausted(_)) = it.downcast_ref() {
             return Some(FailureKind::Exhausted);
         }
@@ -95,7 +93,7 @@ pub fn classify(error: &DataFusionError) -> FailureKind {
 }
 
 /// The first hit going from an error to its causes.
-pub(crate) fn find<'a, T>(error: &'a DataFusionError, hit: impl Fn(&'a (dyn Error + 'static)) -> Option<T>) -> Option<T> {
+pub(crate) fn find<'a, T>(error: &'a (dyn Error + 'static), hit: impl Fn(&'a (dyn Error + 'static)) -> Option<T>) -> Option<T> {
     let mut open: Vec<&'a (dyn Error + 'static)> = vec![error];
     while let Some(error) = open.pop() {
         if let Some(found) = hit(error) {

@@ -1,6 +1,5 @@
 //! The functions that tell who is asking. Each is made for one principal and one statement; a session cannot set them.
 
-use std::any::Any;
 use std::collections::BTreeSet;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;

@@ -18,6 +18,7 @@ mod row_filter;
 mod table;
 mod touched;
 pub mod verify;
+pub(crate) mod view;
 
 use datafusion::prelude::SessionConfig;
 
@@ -44,9 +45,7 @@ pub fn session_config(config: SessionConfig) -> SessionConfig {
     options.execution.parquet.coerce_int96 = Some("us".to_owned());
     // Types, names and literals as PostgreSQL has them.
     options.sql_parser.enable_ident_normalization = true;
-    options
-        .sql_parser
-        .dialect = datafusion::common::config::Dialect::PostgreSQL;
+    options.sql_parser.dialect = datafusion::common::config::Dialect::PostgreSQL;
     options.execution.time_zone = Some("UTC".to_owned());
     options.explain.logical_plan_only = false;
     config

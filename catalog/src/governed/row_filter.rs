@@ -101,12 +101,9 @@ impl ExecutionPlan for RowFilterExec {
         _options: ReplaceChildrenOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         match (children.pop(), children.is_empty()) {
-            (Some(input), true) if input.schema().fields() == self.input.schema().fields() => Ok(Arc::new(Self::try_new(
-                Arc::clone(&self.predicate),
-                Arc::clone(&self.projection),
-                self.enough_rows,
-                input,
-            )?)),
+            (Some(input), true) if input.schema().fields() == self.input.schema().fields() => {
+                Ok(Arc::new(Self::try_new(Arc::clone(&self.predicate), Arc::clone(&self.projection), self.enough_rows, input)?))
+            }
             _ => internal_err!("a row filter has one child, of the columns that it was made for"),
         }
     }
@@ -173,7 +170,7 @@ struct RowFilterStream {
 
 impl RowFilterStream {
     /// Without columns, a batch is only its number of rows, which the coalescer does not carry.
-    fn take(&mut self, batch: RecordBatch) -> Result<Option<RecordBatch>> {
+    fn let_through(&mut self, batch: RecordBatch) -> Result<Option<RecordBatch>> {
         let mask = self.mask(&batch)?;
         if self.projection.is_empty() {
             let rows = mask.true_count();
@@ -208,7 +205,7 @@ impl Stream for RowFilterStream {
             }
             let Some(input) = &mut self.input else { return Poll::Ready(None) };
             let out = match ready!(input.poll_next_unpin(cx)) {
-                Some(batch) => batch.and_then(|batch| self.take(batch)),
+                Some(batch) => batch.and_then(|batch| self.let_through(batch)),
                 None => {
                     self.input = None;
                     self.visible.finish_buffered_batch().map(|()| None).map_err(Into::into)

@@ -69,9 +69,9 @@ impl GovernedTable {
     }
 
     /// A stored view: closed by a barrier whatever the grant, for what its query hides is its owner's to decide.
-    pub(crate) fn view(grant: &Grant, name: Arc<str>, query: Arc<dyn TableProvider>, rows: Rows, witness: Witness) -> Self {
-        let view = Reach::granted(query.schema().as_ref(), grant.columns(), rows);
-        Self { id: Some(grant.table()), name, inner: query, view, table_type: TableType::View, witness }
+    pub(crate) fn view(grant: &Grant, name: Arc<str>, query: OpenTable, rows: Rows, witness: Witness) -> Self {
+        let view = Reach::granted(query.provider.schema().as_ref(), grant.columns(), rows);
+        Self { id: Some(grant.table()), name, inner: query.provider, view, table_type: TableType::View, witness }
     }
 
     /// A table of the server, which shows each principal what it may see; behind a barrier like any other.
@@ -227,9 +227,7 @@ fn apply_above(
 
 fn unqualified(filter: &Expr) -> Result<Expr> {
     let bare = filter.clone().transform(|expr| match expr {
-        Expr::Column(column) if column.relation.is_some() => {
-            Ok(Transformed::yes(Expr::Column(Column::new_unqualified(column.name))))
-        }
+        Expr::Column(column) if column.relation.is_some() => Ok(Transformed::yes(Expr::Column(Column::new_unqualified(column.name)))),
         other => Ok(Transformed::no(other)),
     })?;
     Ok(bare.data)
@@ -334,12 +332,7 @@ impl TableProvider for GovernedTable {
         not_impl_err!("DELETE through a governed table")
     }
 
-    async fn update(
-        &self,
-        _state: &dyn Session,
-        _assignments: Vec<(String, Expr)>,
-        _filters: Vec<Expr>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
+    async fn update(&self, _state: &dyn Session, _assignments: Vec<(String, Expr)>, _filters: Vec<Expr>) -> Result<Arc<dyn ExecutionPlan>> {
         not_impl_err!("UPDATE through a governed table")
     }
 

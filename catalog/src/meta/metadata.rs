@@ -7,9 +7,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use lazaret_auth::{
-    CatalogId, GrantId, Grantee, ObjectId, PrincipalName, Privilege, PrivilegeGrant, SchemaId, SystemPrivilege, UserId,
-};
+use lazaret_auth::{CatalogId, GrantId, Grantee, ObjectId, PrincipalName, Privilege, PrivilegeGrant, SchemaId, SystemPrivilege, UserId};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::entity::{Catalog, Entity, Schema, User};

@@ -12,7 +12,7 @@ use serde::Serialize;
 use sqlx::error::DatabaseError;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Connection, SqliteConnection, SqlitePool, SqlSafeStr};
+use sqlx::{Connection, SqlSafeStr, SqliteConnection, SqlitePool};
 
 use super::entity::{Entity, EntityId};
 use super::store::{Change, MetadataStore, StoreError};
@@ -68,9 +68,8 @@ impl SqliteStore {
     }
 
     async fn migrate(&self) -> Result<(), StoreError> {
-        let migrations = MIGRATIONS.map(|(version, name, sql)| {
-            Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
-        });
+        let migrations =
+            MIGRATIONS.map(|(version, name, sql)| Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false));
         let known = MIGRATIONS.map(|(version, ..)| version).into_iter().max().unwrap_or(0);
         Migrator::with_migrations(migrations.into()).run(&self.pool).await.map_err(|error| match error {
             MigrateError::VersionMissing(found) => StoreError::Newer { found, known },
