@@ -48,13 +48,7 @@ pub struct SessionState {
 
 impl SessionState {
     pub fn new(catalog: impl Into<String>, schema: impl Into<String>) -> Self {
-        Self {
-            catalog: catalog.into(),
-            schema: schema.into(),
-            settings: BTreeMap::new(),
-            warnings: Vec::new(),
-            last_used: Instant::now(),
-        }
+        Self { catalog: catalog.into(), schema: schema.into(), settings: BTreeMap::new(), warnings: Vec::new(), last_used: Instant::now() }
     }
 }
 

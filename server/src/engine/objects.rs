@@ -86,8 +86,21 @@ mod tests {
     #[test]
     fn like_is_sqls() {
         for (pattern, text) in [
-            ("", ""), ("%", ""), ("%", "abc"), ("a%", "abc"), ("%c", "abc"), ("a_c", "abc"), ("%b%", "abc"), ("a%b%c", "axxbyyc"),
-            (r"a\_c", "a_c"), (r"100\%", "100%"), ("%ab", "aab"), ("_", "ü"), ("a%%", "a"), (r"a\", r"a\"), (r"\\", r"\"),
+            ("", ""),
+            ("%", ""),
+            ("%", "abc"),
+            ("a%", "abc"),
+            ("%c", "abc"),
+            ("a_c", "abc"),
+            ("%b%", "abc"),
+            ("a%b%c", "axxbyyc"),
+            (r"a\_c", "a_c"),
+            (r"100\%", "100%"),
+            ("%ab", "aab"),
+            ("_", "ü"),
+            ("a%%", "a"),
+            (r"a\", r"a\"),
+            (r"\\", r"\"),
         ] {
             assert!(like(pattern, text), "{pattern} {text}");
         }

@@ -12,9 +12,7 @@ use prost::Message;
 
 use crate::error::{Error, Result};
 use crate::flight::service::Server;
-use crate::flight::session_options::{
-    CloseSessionResult, CloseSessionStatus, SetSessionOptionsRequest, get_options, set_options,
-};
+use crate::flight::session_options::{CloseSessionResult, CloseSessionStatus, SetSessionOptionsRequest, get_options, set_options};
 use crate::flight::statements::PreparedAnswer;
 use crate::session::Session;
 

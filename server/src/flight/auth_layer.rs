@@ -62,9 +62,14 @@ pub trait Authenticate: Send + Sync + 'static {
 /// What a handshake showed in its headers. The old way shows it in the payload, which the handler reads.
 #[derive(Clone)]
 pub enum Handshake {
-    Password { principal: Arc<Principal> },
+    Password {
+        principal: Arc<Principal>,
+    },
     /// Ours or an issuer's: it goes back as it came.
-    Token { principal: Arc<Principal>, bearer: String },
+    Token {
+        principal: Arc<Principal>,
+        bearer: String,
+    },
     Absent,
 }
 
@@ -197,11 +202,7 @@ impl Door {
 }
 
 /// Asks the authenticator, logs what it said, and gives all refusals one face.
-pub async fn authenticate(
-    authenticator: &dyn Authenticate,
-    header: Option<&str>,
-    peer: Option<SocketAddr>,
-) -> Result<Principal, Error> {
+pub async fn authenticate(authenticator: &dyn Authenticate, header: Option<&str>, peer: Option<SocketAddr>) -> Result<Principal, Error> {
     let peer_text = peer.map(|peer| peer.to_string());
     match authenticator.authenticate(header, peer.map(|peer| peer.ip())).await {
         Ok(principal) => {
@@ -257,7 +258,10 @@ fn only(headers: &HeaderMap, name: HeaderName) -> Result<Option<&HeaderValue>, E
 /// Values of our cookie. Drivers join cookies with `;` or `; `, or send several headers.
 fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     let pairs = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(';'));
-    pairs.filter_map(|pair| pair.trim().split_once('=')).filter(|(name, _)| *name == SESSION_COOKIE).map(|(_, value)| value.trim_matches('"'))
+    pairs
+        .filter_map(|pair| pair.trim().split_once('='))
+        .filter(|(name, _)| *name == SESSION_COOKIE)
+        .map(|(_, value)| value.trim_matches('"'))
 }
 
 fn driver_name(value: &HeaderValue) -> String {

@@ -82,9 +82,7 @@ fn convert(array: &ArrayRef, target: &DataType) -> Result<ArrayRef, ArrowError> 
         return Ok(Arc::clone(array));
     }
     match (array.data_type(), target) {
-        (DataType::Struct(_), DataType::Struct(fields)) => {
-            Ok(Arc::new(convert_struct(array.as_struct(), fields)?))
-        }
+        (DataType::Struct(_), DataType::Struct(fields)) => Ok(Arc::new(convert_struct(array.as_struct(), fields)?)),
         (DataType::List(_), DataType::List(item)) => {
             let list: &ListArray = array.as_list();
             let (offsets, values) = referenced(list.offsets(), list.values());
@@ -97,8 +95,7 @@ fn convert(array: &ArrayRef, target: &DataType) -> Result<ArrayRef, ArrowError> 
         (DataType::FixedSizeList(_, _), DataType::FixedSizeList(item, size)) => {
             let list = array.as_fixed_size_list();
             let values = convert(list.values(), item.data_type())?;
-            let converted =
-                FixedSizeListArray::try_new_with_length(Arc::clone(item), *size, values, list.nulls().cloned(), list.len())?;
+            let converted = FixedSizeListArray::try_new_with_length(Arc::clone(item), *size, values, list.nulls().cloned(), list.len())?;
             Ok(Arc::new(converted))
         }
         (DataType::Map(_, _), DataType::Map(entries_field, sorted)) => {
@@ -151,8 +148,8 @@ fn cast(array: &ArrayRef, target: &DataType) -> Result<ArrayRef, ArrowError> {
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests {
     use arrow::array::{
-        BinaryViewArray, Decimal64Array, DictionaryArray, Int32Array, Int32RunArray, LargeListArray, LargeStringArray, ListViewArray,
-        StringArray, StringViewArray,
+        BinaryViewArray, Decimal64Array, DictionaryArray, Float32Array, Int32Array, Int32RunArray, LargeListArray, LargeStringArray,
+        ListViewArray, StringArray, StringViewArray,
     };
     use arrow::datatypes::{Int32Type, UnionMode};
     use arrow::util::pretty::pretty_format_batches;
@@ -187,11 +184,8 @@ mod tests {
         check(Arc::new(vec![Some("x"), None, Some("x")].into_iter().collect::<DictionaryArray<Int32Type>>()), DataType::Utf8);
         let runs = Int32RunArray::try_new(&Int32Array::from(vec![1, 3]), &StringViewArray::from(vec!["a", "b"])).unwrap();
         check(Arc::new(runs), DataType::Utf8);
-        check(
-            Arc::new(Decimal64Array::from(vec![123, -5]).with_precision_and_scale(10, 2).unwrap()),
-            DataType::Decimal128(10, 2),
-        );
-        check(cast(&(Arc::new(Int32Array::from(vec![1, 2])) as ArrayRef), &DataType::Float16).unwrap(), DataType::Float32);
+        check(Arc::new(Decimal64Array::from(vec![123, -5]).with_precision_and_scale(10, 2).unwrap()), DataType::Decimal128(10, 2));
+        check(cast(&(Arc::new(Float32Array::from(vec![1.5, -2.25])) as ArrayRef), &DataType::Float16).unwrap(), DataType::Float32);
         let lists = LargeListArray::new(item(), OffsetBuffer::new(vec![0i64, 1, 1, 3].into()), views(), None);
         check(Arc::new(lists), utf8_list());
         let sizes = ScalarBuffer::from(vec![2, 0, 1]);
@@ -210,9 +204,8 @@ mod tests {
 
     #[test]
     fn maps_and_unions_keep_their_shape() {
-        let entries = |value: DataType| {
-            DataType::Struct(vec![Field::new("key", DataType::Utf8, false), Field::new("value", value, true)].into())
-        };
+        let entries =
+            |value: DataType| DataType::Struct(vec![Field::new("key", DataType::Utf8, false), Field::new("value", value, true)].into());
         let keys: ArrayRef = Arc::new(StringArray::from(vec!["a", "b", "c"]));
         let DataType::Struct(fields) = entries(DataType::Utf8View) else { unreachable!() };
         let pairs = StructArray::new(fields, vec![keys, views()], None);
@@ -231,7 +224,7 @@ mod tests {
         let metadata = [("ARROW:FLIGHT:SQL:TYPE_NAME", "INT"), ("PARQUET:field_id", "7")];
         let metadata = metadata.map(|(key, value)| (key.to_owned(), value.to_owned()));
         let logical = Schema::new(vec![Field::new("n", DataType::Int32, true).with_metadata(metadata.into())]);
-        let canonical = canonical_schema(&logical.with_metadata([("a".to_owned(), "b".to_owned())].into()));
+        let canonical = canonical_schema(&logical.clone().with_metadata([("a".to_owned(), "b".to_owned())].into()));
         assert!(canonical.metadata().is_empty());
         assert_eq!(canonical.field(0).metadata().keys().collect::<Vec<_>>(), ["ARROW:FLIGHT:SQL:TYPE_NAME"]);
 

@@ -63,8 +63,7 @@ impl MetadataCommand {
             Self::Catalogs => vec![required("catalog_name")],
             Self::Schemas(_) => vec![optional("catalog_name"), required("db_schema_name")],
             Self::Tables(command) => {
-                let mut fields =
-                    vec![optional("catalog_name"), optional("db_schema_name"), required("table_name"), required("table_type")];
+                let mut fields = vec![optional("catalog_name"), optional("db_schema_name"), required("table_name"), required("table_type")];
                 if command.include_schema {
                     fields.push(Field::new("table_schema", DataType::Binary, false));
                 }

@@ -105,8 +105,7 @@ impl Flight {
         };
         let metadata = ServerMetadata { sql_info: SqlInfo::new(&facts)?, type_info: TypeInfo::new()? };
         let layer = AuthLayer::new(Arc::clone(&authenticator), Arc::clone(&sessions), key.clone());
-        let service =
-            Server { engine, authenticator, key, sessions: Arc::clone(&sessions), statements, metadata, initial };
+        let service = Server { engine, authenticator, key, sessions: Arc::clone(&sessions), statements, metadata, initial };
         Ok(Self { service, layer, sessions, tls: config.tls })
     }
 

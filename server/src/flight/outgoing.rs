@@ -46,14 +46,12 @@ pub fn nothing_to_flight(schema: SchemaRef) -> FlightDataStream {
 
 /// A schema as an encapsulated IPC message: what FlightInfo, GetSchema, prepared statements and `table_schema` hold.
 pub fn schema_bytes(schema: &SchemaRef) -> Result<Bytes> {
-    let IpcMessage(bytes) = SchemaAsIpc::new(schema, &IpcWriteOptions::default()).try_into().map_err(|error: ArrowError| Error::internal(error))?;
+    let IpcMessage(bytes) =
+        SchemaAsIpc::new(schema, &IpcWriteOptions::default()).try_into().map_err(|error: ArrowError| Error::internal(error))?;
     Ok(bytes)
 }
 
-fn cancellable(
-    batches: BoxStream<'static, Result<RecordBatch>>,
-    cancel: CancellationToken,
-) -> BoxStream<'static, Result<RecordBatch>> {
+fn cancellable(batches: BoxStream<'static, Result<RecordBatch>>, cancel: CancellationToken) -> BoxStream<'static, Result<RecordBatch>> {
     let cancelled = cancel.clone();
     let ending = stream::once(async move { Err(Error::new(ErrorKind::Cancelled, "the query was cancelled")) });
     let ending = ending.filter(move |_| std::future::ready(cancelled.is_cancelled()));

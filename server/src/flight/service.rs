@@ -148,12 +148,8 @@ impl Server {
         match MetadataCommand::from_command(command(&descriptor.cmd)?) {
             Ok(metadata) => Ok(metadata.schema()),
             Err(command) => match *command {
-                Command::CommandStatementQuery(query) => {
-                    self.statements.schema(session, &query.query, query.transaction_id.as_ref()).await
-                }
-                Command::CommandPreparedStatementQuery(query) => {
-                    self.statements.prepared_schema(session, &query.prepared_statement_handle)
-                }
+                Command::CommandStatementQuery(query) => self.statements.schema(session, &query.query, query.transaction_id.as_ref()).await,
+                Command::CommandPreparedStatementQuery(query) => self.statements.prepared_schema(session, &query.prepared_statement_handle),
                 Command::CommandStatementUpdate(_) | Command::CommandPreparedStatementUpdate(_) => Ok(Arc::new(Schema::empty())),
                 other => Err(unsupported_command(&other)),
             },

@@ -229,9 +229,7 @@ impl Prepared {
     fn check_count(&self, parameters: Option<&RecordBatch>) -> Result<()> {
         let wanted = self.parameter_schema.fields().len();
         match parameters.map(RecordBatch::num_columns) {
-            Some(given) if given != wanted => {
-                Err(Error::invalid(format!("the statement has {wanted} parameters, and {given} were given")))
-            }
+            Some(given) if given != wanted => Err(Error::invalid(format!("the statement has {wanted} parameters, and {given} were given"))),
             _ => Ok(()),
         }
     }

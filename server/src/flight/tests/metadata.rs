@@ -49,8 +49,13 @@ async fn every_metadata_command_has_one_schema_everywhere() {
 async fn tables_are_filtered_as_flight_sql_says() {
     let server = TestServer::start().await;
     let mut client = server.login("ana").await;
-    let all = ["datafusion.public.audit.SYSTEM TABLE", "lake.covid.a_b.TABLE", "lake.covid.axb.TABLE", "lake.omop.person.TABLE",
-        "lake.omop.personal_view.VIEW"];
+    let all = [
+        "datafusion.public.audit.SYSTEM TABLE",
+        "lake.covid.a_b.TABLE",
+        "lake.covid.axb.TABLE",
+        "lake.omop.person.TABLE",
+        "lake.omop.personal_view.VIEW",
+    ];
     let filter = |catalog: Option<&str>, schema: Option<&str>, table: Option<&str>, types: &[&str]| CommandGetTables {
         catalog: catalog.map(str::to_owned),
         db_schema_filter_pattern: schema.map(str::to_owned),
@@ -97,10 +102,18 @@ async fn actions_are_listed_and_polling_is_done_at_once() {
     let request = client.request(Empty {});
     let listed: Vec<_> = client.inner.list_actions(request).await.unwrap().into_inner().try_collect().await.unwrap();
     let names: Vec<_> = listed.iter().map(|action| action.r#type.as_str()).collect();
-    assert_eq!(names, [
-        "CreatePreparedStatement", "ClosePreparedStatement", "CancelQuery", "CancelFlightInfo", "SetSessionOptions",
-        "GetSessionOptions", "CloseSession"
-    ]);
+    assert_eq!(
+        names,
+        [
+            "CreatePreparedStatement",
+            "ClosePreparedStatement",
+            "CancelQuery",
+            "CancelFlightInfo",
+            "SetSessionOptions",
+            "GetSessionOptions",
+            "CloseSession"
+        ]
+    );
     let request = client.request(descriptor(&statement("SELECT 1 AS one")));
     let PollInfo { info, flight_descriptor, .. } = client.inner.poll_flight_info(request).await.unwrap().into_inner();
     assert!(flight_descriptor.is_none());

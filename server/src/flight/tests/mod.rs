@@ -32,8 +32,9 @@ use parking_lot::Mutex;
 use prost::Message;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
+use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status};
+use tonic::{Extensions, Request, Status};
 
 use self::engine::TestEngine;
 use crate::error::{Error, ErrorKind};
@@ -168,11 +169,11 @@ pub struct Client {
 
 impl Client {
     pub fn request<T>(&self, message: T) -> Request<T> {
-        let mut request = Request::new(message);
+        let mut headers = http::HeaderMap::new();
         for (name, value) in &self.headers {
-            request.metadata_mut().append(*name, value.parse().unwrap());
+            headers.append(*name, value.parse().unwrap());
         }
-        request
+        Request::from_parts(MetadataMap::from_headers(headers), Extensions::default(), message)
     }
 
     pub async fn info(&mut self, command: impl ProstMessageExt) -> Result<FlightInfo, Status> {
@@ -250,7 +251,6 @@ async fn a_certificate_that_is_none_is_an_error_at_start() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let engine = Arc::new(TestEngine::new().await);
     let config = FlightConfig { tls: Some(tls), ..config() };
-    let result =
-        crate::flight::serve(listener, engine, Arc::new(TestAuthenticator::default()), config, std::future::pending()).await;
+    let result = crate::flight::serve(listener, engine, Arc::new(TestAuthenticator::default()), config, std::future::pending()).await;
     assert_eq!(result.unwrap_err().kind, ErrorKind::Internal);
 }

@@ -27,7 +27,7 @@ async fn one_schema_from_prepare_to_the_last_batch() {
         "SELECT id, name, weight FROM person",
         "SELECT id, name FROM person WHERE id < 0",
         "SELECT max(id), min(name), count(*) FROM person",
-        "SELECT id AS a, id AS a FROM person",
+        "SELECT p.id, q.id FROM person p CROSS JOIN person q",
         "SELECT arrow_cast('x', 'Utf8View') AS v, arrow_cast('x', 'Dictionary(Int32, LargeUtf8)') AS d, make_array('x') AS l, named_struct('s', arrow_cast('y', 'Utf8View')) AS n",
         "EXPLAIN SELECT 1",
     ] {
