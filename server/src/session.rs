@@ -245,7 +245,7 @@ mod tests {
         assert!(sessions.resolve(caller("ana", None)).is_ok(), "a call without state takes no place");
         assert!(sessions.close(&first));
         assert!(!sessions.close(&first));
-        assert_eq!(*ended.lock(), [first.id.clone()]);
+        assert_eq!(ended.lock().as_slice(), std::slice::from_ref(&first.id));
         let third = sessions.resolve(caller("ana", Some("3"))).unwrap();
         assert!(sessions.kill(&third.id));
         assert_eq!(sessions.list().len(), 1);

@@ -10,12 +10,13 @@ use std::task::{Context, Poll};
 
 use async_trait::async_trait;
 use base64::Engine as _;
-use base64::engine::GeneralPurpose;
-use base64::engine::general_purpose::{GeneralPurposeConfig, STANDARD_NO_PAD};
+use base64::alphabet::STANDARD;
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use futures::future::BoxFuture;
 use http::header::{AUTHORIZATION, COOKIE, HeaderMap, HeaderName, HeaderValue, SET_COOKIE, USER_AGENT};
 use http::{Request, Response, request};
-use lazaret_auth::{CredentialKind, Principal};
+use lazaret_auth::{AuthError, Authenticator, Credential, CredentialKind, IssuedToken, Principal, Reason};
 use tonic::body::Body;
 use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 use tower::{Layer, Service};
@@ -31,32 +32,35 @@ pub const SESSION_COOKIE: &str = "arrow_flight_session_id";
 /// Where Flight clients of the old style put the token that their handshake gave them.
 const OLD_TOKEN_HEADER: &str = "auth-token-bin";
 
-/// One text for every reason: a client must not learn whether a user exists, or what is wrong with a token.
-pub const UNAUTHENTICATED: &str = "not authenticated: the credential is missing, wrong or expired";
-
 /// Longer user agents are cut: they go into the audit.
 const DRIVER_CHARS: usize = 200;
+
+/// Padded or not.
+const BASE64: GeneralPurpose =
+    GeneralPurpose::new(&STANDARD, GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent));
 
 const HANDSHAKE_PATH: &str = "/arrow.flight.protocol.FlightService/Handshake";
 const HEALTH_PREFIX: &str = "/grpc.health.v1.Health/";
 /// Calls whose client may be sending when it is refused: it must be let finish, or it sees a reset and no status.
 const UPLOAD_PATHS: [&str; 2] = ["/arrow.flight.protocol.FlightService/DoPut", "/arrow.flight.protocol.FlightService/DoExchange"];
 
-/// A token that this server has issued.
-#[derive(Clone)]
-pub struct OwnToken {
-    pub token: String,
-    /// Its `jti`, which is the session's key.
-    pub id: String,
-}
-
-/// From an `authorization` header to a principal. Every kind of refusal is [`ErrorKind::Unauthenticated`]; other kinds
-/// say that it could not be decided, such as a key set that cannot be reached.
+/// From a credential to a principal. [`Authenticator`] is the real one.
 #[async_trait]
 pub trait Authenticate: Send + Sync + 'static {
-    async fn authenticate(&self, header: Option<&str>, peer: Option<IpAddr>) -> Result<Principal, Error>;
-    /// A token for a principal who has shown a password.
-    async fn issue(&self, principal: &Principal) -> Result<OwnToken, Error>;
+    async fn authenticate(&self, credential: &Credential, peer: Option<IpAddr>) -> Result<Principal, AuthError>;
+    /// A token for a principal who has just shown a password.
+    fn issue(&self, principal: &Principal) -> Result<IssuedToken, AuthError>;
+}
+
+#[async_trait]
+impl Authenticate for Authenticator {
+    async fn authenticate(&self, credential: &Credential, peer: Option<IpAddr>) -> Result<Principal, AuthError> {
+        Authenticator::authenticate(self, credential, peer).await
+    }
+
+    fn issue(&self, principal: &Principal) -> Result<IssuedToken, AuthError> {
+        Authenticator::issue(self, principal)
+    }
 }
 
 /// What a handshake showed in its headers. The old way shows it in the payload, which the handler reads.
@@ -68,7 +72,7 @@ pub enum Handshake {
     /// Ours or an issuer's: it goes back as it came.
     Token {
         principal: Arc<Principal>,
-        bearer: String,
+        token: String,
     },
     Absent,
 }
@@ -156,17 +160,18 @@ impl Door {
             return Ok(None);
         }
         let peer = peer_address(parts);
-        let header = credential_header(&parts.headers);
+        let credential = credential(&parts.headers).inspect_err(|error| log_refusal(error, peer));
         if path == HANDSHAKE_PATH {
-            let handshake = match header? {
-                Some(header) => self.handshake(&header, peer).await?,
-                None => Handshake::Absent,
+            let handshake = match credential {
+                Ok(credential) => self.handshake(credential, peer).await?,
+                Err(AuthError::NoCredential) => Handshake::Absent,
+                Err(error) => return Err(refusal(error)),
             };
             parts.extensions.insert(handshake);
             parts.extensions.insert(Peer(peer));
             return Ok(None);
         }
-        let principal = Arc::new(self.authenticate(header?.as_deref(), peer).await?);
+        let principal = Arc::new(self.authenticate(&credential.map_err(refusal)?, peer).await?);
         let (session_key, cookie) = match self.session_key(&parts.headers, &principal) {
             Some(key) => (Some(key), None),
             None => (None, session_cookie(&self.key, &principal, &uuid::Uuid::new_v4().simple().to_string()).ok()),
@@ -182,16 +187,16 @@ impl Door {
         Ok(cookie)
     }
 
-    async fn handshake(&self, header: &str, peer: Option<SocketAddr>) -> Result<Handshake, Error> {
-        let principal = Arc::new(self.authenticate(Some(header), peer).await?);
-        Ok(match principal.credential {
-            CredentialKind::Password => Handshake::Password { principal },
-            CredentialKind::OwnToken | CredentialKind::ForeignToken => Handshake::Token { principal, bearer: header.to_owned() },
+    async fn handshake(&self, credential: Credential, peer: Option<SocketAddr>) -> Result<Handshake, Error> {
+        let principal = Arc::new(self.authenticate(&credential, peer).await?);
+        Ok(match credential {
+            Credential::Basic { .. } => Handshake::Password { principal },
+            Credential::Bearer(token) => Handshake::Token { principal, token },
         })
     }
 
-    async fn authenticate(&self, header: Option<&str>, peer: Option<SocketAddr>) -> Result<Principal, Error> {
-        authenticate(self.authenticator.as_ref(), header, peer).await
+    async fn authenticate(&self, credential: &Credential, peer: Option<SocketAddr>) -> Result<Principal, Error> {
+        self.authenticator.authenticate(credential, peer.map(|peer| peer.ip())).await.map_err(refusal)
     }
 
     fn session_key(&self, headers: &HeaderMap, principal: &Principal) -> Option<String> {
@@ -201,23 +206,18 @@ impl Door {
     }
 }
 
-/// Asks the authenticator, logs what it said, and gives all refusals one face.
-pub async fn authenticate(authenticator: &dyn Authenticate, header: Option<&str>, peer: Option<SocketAddr>) -> Result<Principal, Error> {
-    let peer_text = peer.map(|peer| peer.to_string());
-    match authenticator.authenticate(header, peer.map(|peer| peer.ip())).await {
-        Ok(principal) => {
-            tracing::debug!(outcome = "allow", principal = %principal.name, credential = ?principal.credential, peer = peer_text, "authentication");
-            Ok(principal)
-        }
-        Err(error) => {
-            tracing::info!(outcome = "deny", reason = %error, peer = peer_text, "authentication");
-            Err(if error.kind == ErrorKind::Unauthenticated { unauthenticated() } else { error })
-        }
-    }
+/// What the client is told. The reason is in the log: the authenticator's, or [`log_refusal`]'s.
+pub fn refusal(error: AuthError) -> Error {
+    let kind = match error {
+        AuthError::NoCredential | AuthError::BadCredential(_) => ErrorKind::Unauthenticated,
+        AuthError::Busy => ErrorKind::Exhausted,
+    };
+    Error::new(kind, error.to_string())
 }
 
-pub fn unauthenticated() -> Error {
-    Error::new(ErrorKind::Unauthenticated, UNAUTHENTICATED)
+/// Refusals that never reach the authenticator are logged like its own.
+fn log_refusal(error: &AuthError, peer: Option<SocketAddr>) {
+    tracing::info!(address = ?peer.map(|peer| peer.ip()), reason = error.reason(), "authentication refused");
 }
 
 /// The `set-cookie` header of a session. No attributes: drivers parse them badly, and no browser comes here.
@@ -232,26 +232,25 @@ fn peer_address(parts: &request::Parts) -> Option<SocketAddr> {
     plain.or_else(tls).and_then(TcpConnectInfo::remote_addr)
 }
 
-/// The call's `authorization`. Two of them could be read two ways, and are refused.
-fn credential_header(headers: &HeaderMap) -> Result<Option<String>, Error> {
+/// The call's credential. Two of them could be read two ways, and are refused.
+fn credential(headers: &HeaderMap) -> Result<Credential, AuthError> {
     if let Some(value) = only(headers, AUTHORIZATION)? {
-        return Ok(Some(value.to_str().map_err(|_| unauthenticated())?.to_owned()));
+        return Credential::from_header(value.to_str().map_err(|_| Reason::Malformed("header characters"))?);
     }
-    let Some(value) = only(headers, HeaderName::from_static(OLD_TOKEN_HEADER))? else { return Ok(None) };
-    if value.is_empty() {
-        return Ok(None);
+    let value = only(headers, HeaderName::from_static(OLD_TOKEN_HEADER))?.ok_or(AuthError::NoCredential)?;
+    let token = BASE64.decode(value).map_err(|_| Reason::Malformed("base64"))?;
+    let token = String::from_utf8(token).map_err(|_| Reason::Malformed("UTF-8"))?;
+    if token.is_empty() {
+        return Err(AuthError::NoCredential);
     }
-    let indifferent = GeneralPurposeConfig::new().with_decode_padding_mode(base64::engine::DecodePaddingMode::Indifferent);
-    let token = GeneralPurpose::new(&base64::alphabet::STANDARD, indifferent).decode(value).map_err(|_| unauthenticated())?;
-    let token = String::from_utf8(token).map_err(|_| unauthenticated())?;
-    Ok(Some(format!("Bearer {token}")))
+    Credential::from_header(&format!("Bearer {token}"))
 }
 
-fn only(headers: &HeaderMap, name: HeaderName) -> Result<Option<&HeaderValue>, Error> {
+fn only(headers: &HeaderMap, name: HeaderName) -> Result<Option<&HeaderValue>, AuthError> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
         (first, None) => Ok(first),
-        _ => Err(unauthenticated()),
+        _ => Err(Reason::Malformed("more than one credential").into()),
     }
 }
 
@@ -266,11 +265,6 @@ fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {
 
 fn driver_name(value: &HeaderValue) -> String {
     String::from_utf8_lossy(value.as_bytes()).chars().filter(|c| !c.is_control()).take(DRIVER_CHARS).collect()
-}
-
-/// A Basic header for a name and password that came in a payload.
-pub fn basic_header(name: &str, password: &str) -> String {
-    format!("Basic {}", STANDARD_NO_PAD.encode(format!("{name}:{password}")))
 }
 
 #[cfg(test)]
@@ -291,19 +285,21 @@ mod tests {
     #[test]
     fn two_credentials_are_none() {
         let mut headers = HeaderMap::new();
-        assert_eq!(credential_header(&headers).unwrap(), None);
+        assert_eq!(credential(&headers).unwrap_err(), AuthError::NoCredential);
         headers.append(AUTHORIZATION, "Bearer a".parse().unwrap());
-        assert_eq!(credential_header(&headers).unwrap().as_deref(), Some("Bearer a"));
+        assert!(matches!(credential(&headers), Ok(Credential::Bearer(token)) if token == "a"));
         headers.append(AUTHORIZATION, "Bearer b".parse().unwrap());
-        assert_eq!(credential_header(&headers).unwrap_err().kind, ErrorKind::Unauthenticated);
+        assert!(matches!(credential(&headers), Err(AuthError::BadCredential(_))));
     }
 
     #[test]
     fn the_old_token_header_is_a_bearer() {
         let mut headers = HeaderMap::new();
         headers.insert(OLD_TOKEN_HEADER, "dG9rZW4".parse().unwrap());
-        assert_eq!(credential_header(&headers).unwrap().as_deref(), Some("Bearer token"));
+        assert!(matches!(credential(&headers), Ok(Credential::Bearer(token)) if token == "token"));
         headers.insert(OLD_TOKEN_HEADER, "dG9rZW4x!".parse().unwrap());
-        assert!(credential_header(&headers).is_err());
+        assert!(matches!(credential(&headers), Err(AuthError::BadCredential(_))));
+        headers.insert(OLD_TOKEN_HEADER, "".parse().unwrap());
+        assert_eq!(credential(&headers).unwrap_err(), AuthError::NoCredential);
     }
 }

@@ -11,13 +11,13 @@ use arrow_flight::{BasicAuth, HandshakeRequest, HandshakeResponse};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use http::header::{AUTHORIZATION, SET_COOKIE};
-use lazaret_auth::{CredentialKind, Principal};
+use lazaret_auth::{AuthError, Credential, CredentialKind, MAX_PASSWORD_BYTES, Principal, Reason, is_user_name};
 use prost::Message;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::error::{Error, Result};
-use crate::flight::auth_layer::{Authenticate, Handshake, Peer, authenticate, basic_header, session_cookie, unauthenticated};
+use crate::flight::auth_layer::{Authenticate, Handshake, Peer, refusal, session_cookie};
 use crate::flight::handles::HandleKey;
 
 /// A client that has shown nothing in the header must show it in a message within this time.
@@ -35,24 +35,24 @@ pub async fn handshake(
     let mut incoming = request.into_inner();
     let shown = match shown {
         Handshake::Absent => {
-            let header = header_in_payload(&mut incoming).await?;
-            let principal = Arc::new(authenticate(authenticator, Some(&header), peer).await?);
-            Handshake::Password { principal }
+            let credential = credential_in_payload(&mut incoming).await.map_err(refusal)?;
+            let principal = authenticator.authenticate(&credential, peer.map(|peer| peer.ip())).await.map_err(refusal)?;
+            Handshake::Password { principal: Arc::new(principal) }
         }
         shown => shown,
     };
-    let (principal, bearer, session_key) = match shown {
+    let (principal, token, session_key) = match shown {
         Handshake::Password { principal } => {
-            let issued = authenticator.issue(&principal).await?;
-            (principal, format!("Bearer {}", issued.token), issued.id)
+            let issued = authenticator.issue(&principal).map_err(refusal)?;
+            (principal, issued.token, issued.id)
         }
-        Handshake::Token { principal, bearer } => {
+        Handshake::Token { principal, token } => {
             let session_key = own_token_id(&principal).unwrap_or_else(|| uuid::Uuid::new_v4().simple().to_string());
-            (principal, bearer, session_key)
+            (principal, token, session_key)
         }
-        Handshake::Absent => return Err(unauthenticated().into()),
+        Handshake::Absent => return Err(refusal(AuthError::NoCredential).into()),
     };
-    let token = bearer.split_once(' ').map_or(bearer.as_str(), |(_, token)| token).to_owned();
+    let bearer = format!("Bearer {token}");
     let answer = HandshakeResponse { protocol_version: 0, payload: token.into() };
     let closing = stream::once(async move {
         let all = async { while let Ok(Some(_)) = incoming.message().await {} };
@@ -75,12 +75,16 @@ fn own_token_id(principal: &Principal) -> Option<String> {
     (principal.credential == CredentialKind::OwnToken).then(|| principal.token_id.clone()).flatten()
 }
 
-async fn header_in_payload(incoming: &mut Streaming<HandshakeRequest>) -> Result<String> {
+async fn credential_in_payload(incoming: &mut Streaming<HandshakeRequest>) -> Result<Credential, AuthError> {
     let first = tokio::time::timeout(FIRST_MESSAGE, incoming.message()).await;
-    let Ok(Ok(Some(request))) = first else { return Err(unauthenticated()) };
-    let Ok(BasicAuth { username, password }) = BasicAuth::decode(request.payload) else { return Err(unauthenticated()) };
-    if username.is_empty() || username.contains(':') {
-        return Err(unauthenticated());
+    let Ok(Ok(Some(request))) = first else { return Err(AuthError::NoCredential) };
+    let decoded = BasicAuth::decode(request.payload).map_err(|_| Reason::Malformed("handshake payload"))?;
+    if decoded == BasicAuth::default() {
+        return Err(AuthError::NoCredential);
     }
-    Ok(basic_header(&username, &password))
+    let BasicAuth { username, password } = decoded;
+    if !is_user_name(&username) || password.len() > MAX_PASSWORD_BYTES {
+        return Err(Reason::Malformed("user name or password").into());
+    }
+    Ok(Credential::Basic { user: username, password })
 }

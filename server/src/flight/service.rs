@@ -15,12 +15,13 @@ use arrow_flight::{
 };
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
+use lazaret_auth::AuthError;
 use prost::Message;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::error::{Error, Result};
 use crate::flight::actions;
-use crate::flight::auth_layer::{Authenticate, unauthenticated};
+use crate::flight::auth_layer::{Authenticate, refusal};
 use crate::flight::drain::drain;
 use crate::flight::handles::HandleKey;
 use crate::flight::handshake::handshake;
@@ -172,7 +173,7 @@ impl Server {
 
 /// The session that the auth layer put there. A call without one has not passed the door, and is refused.
 fn session_of<T>(request: &Request<T>) -> Result<Arc<Session>> {
-    request.extensions().get::<Arc<Session>>().cloned().ok_or_else(unauthenticated)
+    request.extensions().get::<Arc<Session>>().cloned().ok_or_else(|| refusal(AuthError::NoCredential))
 }
 
 /// The command in a descriptor or ticket.

@@ -23,12 +23,12 @@ use arrow_flight::sql::{ActionCreatePreparedStatementRequest, Any, CommandStatem
 use arrow_flight::{Action, FlightData, FlightDescriptor, FlightInfo, IpcMessage, Ticket};
 use async_trait::async_trait;
 use base64::Engine as _;
-use base64::alphabet::STANDARD;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
 use futures::TryStreamExt;
-use lazaret_auth::{CredentialKind, Principal, PrincipalName};
-use parking_lot::Mutex;
+use lazaret_auth::{
+    AuthError, Authenticator, AuthenticatorConfig, Credential, CredentialKind, IssuedToken, Principal, PrincipalName, StoredUser, TokenKey,
+    UserDirectory,
+};
 use prost::Message;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -37,55 +37,55 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Extensions, Request, Status};
 
 use self::engine::TestEngine;
-use crate::error::{Error, ErrorKind};
+use crate::error::ErrorKind;
 use crate::flight::actions::PreparedStatementResult;
-use crate::flight::auth_layer::{Authenticate, OwnToken};
+use crate::flight::auth_layer::Authenticate;
 use crate::flight::{Flight, FlightConfig, Tls};
 use crate::session::Sessions;
 
-/// Users whose password is their name; `own-…` tokens that were issued; `foreign-ana` of the issuer `hospital`.
-#[derive(Default)]
+/// The real one with two local users whose password is their name; and, so that no test has to sign tokens, bearers
+/// `foreign-<subject>` of the issuer `hospital`.
 pub struct TestAuthenticator {
-    issued: Mutex<HashMap<String, (Principal, String)>>,
+    real: Authenticator,
 }
 
 const USERS: [&str; 2] = ["ana", "rui"];
 
+struct Users(HashMap<String, String>);
+
+impl UserDirectory for Users {
+    fn user(&self, name: &str) -> Option<StoredUser> {
+        let password_hash = Some(self.0.get(name)?.clone());
+        Some(StoredUser { password_hash, enabled: true, tokens_valid_after_s: 0 })
+    }
+}
+
+impl TestAuthenticator {
+    pub async fn new() -> Self {
+        let mut users = HashMap::new();
+        for name in USERS {
+            users.insert(name.to_owned(), lazaret_auth::password::hash(name).await.unwrap());
+        }
+        let token_key = TokenKey::generate().unwrap();
+        let config = AuthenticatorConfig { issuers: vec![], token_key, token_lifetime: Duration::from_secs(600) };
+        Self { real: Authenticator::new(config, Arc::new(Users(users))).unwrap() }
+    }
+}
+
 #[async_trait]
 impl Authenticate for TestAuthenticator {
-    async fn authenticate(&self, header: Option<&str>, _peer: Option<IpAddr>) -> Result<Principal, Error> {
-        let refused = || Error::new(ErrorKind::Unauthenticated, "reasons that the client must not see");
-        let (scheme, value) = header.and_then(|header| header.split_once(' ')).ok_or_else(refused)?;
-        match scheme {
-            "Basic" => {
-                let config = GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
-                let decoded = GeneralPurpose::new(&STANDARD, config).decode(value).map_err(|_| refused())?;
-                let text = String::from_utf8(decoded).map_err(|_| refused())?;
-                let (name, password) = text.split_once(':').ok_or_else(refused)?;
-                if !USERS.contains(&name) || name != password {
-                    return Err(refused());
-                }
-                Ok(Principal::local_user(name, CredentialKind::Password, None, None))
-            }
-            "Bearer" if value.starts_with("own-") => {
-                let (user, id) = self.issued.lock().get(value).cloned().ok_or_else(refused)?;
-                Ok(Principal { credential: CredentialKind::OwnToken, token_id: Some(id), ..user })
-            }
-            "Bearer" => {
-                let name = value.strip_prefix("foreign-").ok_or_else(refused)?;
-                let local = Principal::local_user(name, CredentialKind::ForeignToken, None, None);
-                Ok(Principal { name: PrincipalName::new("hospital", name), ..local })
-            }
-            _ => Err(refused()),
+    async fn authenticate(&self, credential: &Credential, peer: Option<IpAddr>) -> Result<Principal, AuthError> {
+        if let Credential::Bearer(token) = credential
+            && let Some(name) = token.strip_prefix("foreign-")
+        {
+            let local = Principal::local_user(name, CredentialKind::ForeignToken, None, None);
+            return Ok(Principal { name: PrincipalName::new("hospital", name), ..local });
         }
+        self.real.authenticate(credential, peer).await
     }
 
-    async fn issue(&self, principal: &Principal) -> Result<OwnToken, Error> {
-        let mut issued = self.issued.lock();
-        let id = format!("jti-{}", issued.len());
-        let token = format!("own-{}-{}", principal.name, issued.len());
-        issued.insert(token.clone(), (principal.clone(), id.clone()));
-        Ok(OwnToken { token, id })
+    fn issue(&self, principal: &Principal) -> Result<IssuedToken, AuthError> {
+        self.real.issue(principal)
     }
 }
 
@@ -119,7 +119,7 @@ impl TestServer {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let engine = Arc::new(TestEngine::new().await);
-        let flight = Flight::new(Arc::clone(&engine) as _, Arc::new(TestAuthenticator::default()), config).unwrap();
+        let flight = Flight::new(Arc::clone(&engine) as _, Arc::new(TestAuthenticator::new().await), config).unwrap();
         let sessions = flight.sessions();
         let (stop, stopping) = oneshot::channel::<()>();
         let (done, stopped) = oneshot::channel();
@@ -156,6 +156,9 @@ impl TestServer {
         tokio::time::timeout(Duration::from_secs(10), self.stopped.take().unwrap()).await.unwrap().unwrap();
     }
 }
+
+/// What every refused call reads.
+pub const REFUSED: &str = "authentication failed: a valid user name and password, or a valid token, is required";
 
 pub fn basic(name: &str, password: &str) -> String {
     format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(format!("{name}:{password}")))
@@ -251,6 +254,6 @@ async fn a_certificate_that_is_none_is_an_error_at_start() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let engine = Arc::new(TestEngine::new().await);
     let config = FlightConfig { tls: Some(tls), ..config() };
-    let result = crate::flight::serve(listener, engine, Arc::new(TestAuthenticator::default()), config, std::future::pending()).await;
+    let result = crate::flight::serve(listener, engine, Arc::new(TestAuthenticator::new().await), config, std::future::pending()).await;
     assert_eq!(result.unwrap_err().kind, ErrorKind::Internal);
 }

@@ -11,11 +11,12 @@ use tonic::Code;
 use tower::{Layer, Service};
 
 use super::*;
-use crate::flight::auth_layer::{AuthLayer, UNAUTHENTICATED};
+use crate::flight::auth_layer::AuthLayer;
 use crate::flight::handles::HandleKey;
 use crate::session::SessionState;
 
-type Call = Box<dyn Fn(Client) -> Pin<Box<dyn Future<Output = Result<(), Status>> + Send>> + Send>;
+type Answer = Pin<Box<dyn Future<Output = Result<(), Status>> + Send>>;
+type Call = Box<dyn Fn(Client) -> Answer + Send>;
 
 fn call<F>(run: impl Fn(Client) -> F + Send + 'static) -> Call
 where
@@ -100,7 +101,7 @@ fn calls() -> Vec<(String, Call)> {
     ];
     for (name, any) in commands() {
         let bytes: Bytes = any.encode_to_vec().into();
-        let with = |run: fn(Client, Bytes) -> Pin<Box<dyn Future<Output = Result<(), Status>> + Send>>| -> Call {
+        let with = |run: fn(Client, Bytes) -> Answer| -> Call {
             let bytes = bytes.clone();
             Box::new(move |client| run(client, bytes.clone()))
         };
@@ -170,7 +171,7 @@ async fn no_call_passes_without_a_credential() {
     let credentials: [Vec<(&str, String)>; 7] = [
         vec![],
         vec![("authorization", String::new())],
-        vec![("authorization", basic("ana", "wrong"))],
+        vec![("authorization", "Basic :".into())],
         vec![("authorization", "Bearer own-forged".into())],
         vec![("cookie", "arrow_flight_session_id=x.y".into())],
         vec![("authorization", basic("ana", "ana")), ("authorization", basic("ana", "ana"))],
@@ -180,7 +181,7 @@ async fn no_call_passes_without_a_credential() {
         for (name, run) in calls() {
             let client = Client { headers: headers.clone(), ..client.clone() };
             let status = run(client).await.expect_err(&name);
-            assert_eq!((status.code(), status.message()), (Code::Unauthenticated, UNAUTHENTICATED), "{name} {headers:?}");
+            assert_eq!((status.code(), status.message()), (Code::Unauthenticated, REFUSED), "{name} {headers:?}");
         }
     }
     assert!(server.engine.updates.lock().is_empty());
@@ -207,7 +208,7 @@ async fn with_a_credential_everything_answers_and_what_is_not_built_says_its_nam
 async fn a_path_that_nobody_knows_does_not_pass_the_door() {
     let initial = SessionState::new("c", "s");
     let sessions = Arc::new(Sessions::new(1, initial, |_| {}));
-    let layer = AuthLayer::new(Arc::new(TestAuthenticator::default()), sessions, HandleKey::new([1; 32]));
+    let layer = AuthLayer::new(Arc::new(TestAuthenticator::new().await), sessions, HandleKey::new([1; 32]));
     let inner = tower::service_fn(|request: http::Request<tonic::body::Body>| async move {
         let mut response = http::Response::new(tonic::body::Body::empty());
         response.headers_mut().insert("passed", request.uri().path().parse().unwrap());
