@@ -1,5 +1,6 @@
 //! The server: configuration, sessions, SQL and DDL, Flight SQL, admission, audit, telemetry.
 
+pub mod audit;
 pub mod config;
 pub mod engine;
 pub mod error;
