@@ -4,5 +4,6 @@ pub mod audit;
 pub mod config;
 pub mod engine;
 pub mod error;
+pub mod flight;
 pub mod session;
 pub mod telemetry;
