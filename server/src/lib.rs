@@ -1,6 +1,9 @@
 //! The server: configuration, sessions, SQL and DDL, Flight SQL, admission, audit, telemetry.
 
+pub mod audit;
+pub mod config;
 pub mod engine;
 pub mod error;
 pub mod flight;
 pub mod session;
+pub mod telemetry;
