@@ -6,4 +6,6 @@ pub mod engine;
 pub mod error;
 pub mod flight;
 pub mod session;
+pub mod sql;
+pub mod statements;
 pub mod telemetry;
