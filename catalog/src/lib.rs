@@ -6,3 +6,4 @@ pub mod governed;
 pub mod lake;
 pub mod meta;
 pub mod stores;
+pub mod write;
