@@ -55,7 +55,7 @@ async fn pruning_goes_through_the_barrier() {
     let all = leaf_metric(&plan, "output_rows");
     assert!(all <= 3 * lab::FILE_ROWS as usize, "{all} rows read of {}", FILES * lab::FILE_ROWS);
 
-    let (rows, plan) = measured(&lab, "SELECT count(*) AS n FROM t WHERE id < 4500 AND 1 / (x - 5) >= 0").await;
+    let (rows, plan) = measured(&lab, "SELECT count(*) AS n FROM t WHERE id BETWEEN 4000 AND 4499 AND 1 / (x - 5) >= 0").await;
     assert_eq!(rows, ["|250|", "|n|"]);
     assert!(leaf_metric(&plan, "output_rows") <= lab::FILE_ROWS as usize / 4, "row groups are pruned by id");
 
@@ -138,10 +138,9 @@ async fn columns_that_are_not_granted_do_not_exist() {
         ["SELECT s FROM t", "SELECT id FROM t WHERE s = 'a'", "SELECT id FROM t ORDER BY s", "SELECT t.s FROM t", "SELECT max(s) FROM t"]
     {
         let hidden = lab.run("rui", sql).await.unwrap_err().strip_backtrace();
-        let missing =
-            lab.run("rui", &sql.replace(" s ", " zz ").replace("t.s", "t.zz").replace("(s)", "(zz)").replace("BY s", "BY zz")).await;
+        let missing = lab.run("rui", &sql.replace(" s ", " z ").replace("t.s", "t.z").replace("(s)", "(z)").replace("BY s", "BY z")).await;
         let missing = missing.unwrap_err().strip_backtrace();
-        assert_eq!(hidden.replace("t.s", "t.zz").replace(" s.", " zz.").replace(" s ", " zz "), missing, "{sql}");
+        assert_eq!(hidden.replace("t.s", "t.z").replace("named s", "named z"), missing, "{sql}");
     }
     // Bounded by a policy over a column that the reader does not have.
     lab.policy(ObjectId::Table(id), PolicyKind::Permissive, user("rui"), "region = 2", &raw.schema());
@@ -367,7 +366,7 @@ async fn plain_views_prune_and_others_do_not_mix() {
 async fn policies_lie_on_views_too_and_views_in_views_end() {
     let raw = lab::memory_table();
     let mut lab = Lab::new();
-    let id = lab.table("t", Arc::clone(&raw), false);
+    lab.table("t", Arc::clone(&raw), false);
     lab.grant("owner", ObjectId::Schema(lab.schema), Privilege::Select, None);
     let view = lab.view("v", "owner", "SELECT region + 0 AS r, id FROM t", true);
     let column = lazaret_auth::policy::BoundColumn { name: "r".to_owned(), field_id: None, data_type: "Int64".to_owned() };
