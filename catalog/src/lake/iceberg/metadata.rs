@@ -111,6 +111,8 @@ struct SnapshotJson {
     snapshot_id: i64,
     manifest_list: Option<String>,
     manifests: Option<Vec<String>>,
+    /// Of the key that its manifest list is encrypted with.
+    key_id: Option<String>,
 }
 
 impl TableMetadata {
@@ -185,6 +187,9 @@ impl MetadataJson {
         let Some(id) = self.current_snapshot_id.filter(|id| *id != -1) else { return Ok(None) };
         let snapshot = self.snapshots.iter().flatten().find(|snapshot| snapshot.snapshot_id == id);
         let snapshot = snapshot.ok_or_else(|| corrupt(file, format_args!("the current snapshot {id} is not listed")))?;
+        if snapshot.key_id.is_some() {
+            return Err(unsupported("table encryption"));
+        }
         let manifests = match (&snapshot.manifest_list, &snapshot.manifests) {
             (Some(list), _) => Manifests::List(list.clone()),
             (None, Some(manifests)) => Manifests::Inline(manifests.clone()),
