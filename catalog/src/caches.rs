@@ -15,6 +15,7 @@ use parquet::file::metadata::ParquetMetaData;
 use roaring::RoaringTreemap;
 
 use crate::lake::DeleteFile;
+use crate::lake::iceberg::{DeleteFileKey, Manifest, ManifestKey, PositionDeletes};
 use crate::lake::table::{CachedTable, TableKey};
 
 /// For how long a table's current version is taken on trust before the log is listed again. One second is below what
@@ -23,6 +24,12 @@ pub const DEFAULT_STALENESS: Duration = Duration::from_secs(1);
 
 /// Of the bytes for snapshots, the part that deletion vectors may take.
 const DELETES_SHARE: u64 = 4;
+
+/// Of the bytes for snapshots, the part that Iceberg's manifests may take: they serve the next version of a table.
+const MANIFESTS_SHARE: u64 = 4;
+
+/// Of the bytes for snapshots, the part that position delete files may take: they serve all data files that one names.
+const POSITION_DELETES_SHARE: u64 = 8;
 
 /// Sizes, in bytes.
 #[derive(Clone, Debug)]
@@ -58,6 +65,10 @@ pub struct Caches {
     pub(crate) footers: Cached<FooterKey, Arc<ParquetMetaData>>,
     /// Tables at their current version, with their file index.
     pub(crate) snapshots: Cached<TableKey, Arc<CachedTable>>,
+    /// Iceberg's manifests, decoded.
+    pub(crate) manifests: Cached<ManifestKey, Arc<Manifest>>,
+    /// Iceberg's position delete files, decoded.
+    pub(crate) position_deletes: Cached<DeleteFileKey, Arc<PositionDeletes>>,
     /// Which rows of a data file are gone.
     pub(crate) deletes: Cached<DeleteFile, Arc<RoaringTreemap>>,
     /// Bytes of data files on remote stores, and bloom filters.
@@ -90,6 +101,12 @@ impl Caches {
                 footer.memory_size() + key.path.as_ref().len()
             }),
             snapshots: Cached::new("snapshots", limits.snapshot_bytes, |_, table: &Arc<CachedTable>| table.memory_bytes()),
+            manifests: Cached::new("manifests", limits.snapshot_bytes / MANIFESTS_SHARE, |_, manifest: &Arc<Manifest>| manifest.weight()),
+            position_deletes: Cached::new(
+                "position_deletes",
+                limits.snapshot_bytes / POSITION_DELETES_SHARE,
+                |_, deletes: &Arc<PositionDeletes>| deletes.weight(),
+            ),
             deletes: Cached::new("deletes", limits.snapshot_bytes / DELETES_SHARE, |_, rows: &Arc<RoaringTreemap>| rows.serialized_size()),
             ranges: Cached::new("data", limits.data_bytes, |key: &RangeKey, bytes: &Bytes| bytes.len() + key.path.as_ref().len()),
             limits,
@@ -97,7 +114,14 @@ impl Caches {
     }
 
     pub fn stats(&self) -> Vec<CacheStats> {
-        vec![self.footers.stats(), self.snapshots.stats(), self.deletes.stats(), self.ranges.stats()]
+        vec![
+            self.footers.stats(),
+            self.snapshots.stats(),
+            self.manifests.stats(),
+            self.position_deletes.stats(),
+            self.deletes.stats(),
+            self.ranges.stats(),
+        ]
     }
 }
 
