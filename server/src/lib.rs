@@ -5,5 +5,6 @@ pub mod config;
 pub mod engine;
 pub mod error;
 pub mod flight;
+pub mod serve;
 pub mod session;
 pub mod telemetry;
