@@ -5,4 +5,5 @@ pub mod caches;
 pub mod governed;
 pub mod lake;
 pub mod meta;
+pub mod namespace;
 pub mod stores;

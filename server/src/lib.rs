@@ -7,4 +7,6 @@ pub mod error;
 pub mod flight;
 pub mod serve;
 pub mod session;
+pub mod sql;
+pub mod statements;
 pub mod telemetry;

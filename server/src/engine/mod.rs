@@ -1,5 +1,7 @@
 //! The one way of a statement: parse, authorize, plan, admit, execute. Everything that runs SQL joins here.
 
+mod failure;
+mod memory;
 pub mod objects;
 
 use std::sync::Arc;
