@@ -138,6 +138,11 @@ impl<'a> Tokens<'a> {
                 set_operations += 1;
             }
             let depth = nesting(&mut levels, &token.token, before);
+            if is_word(&token.token, "INTERVAL") && is_word(before, "INTERVAL") {
+                // sqlparser would recurse here without looking at its limit.
+                let Position { line, column } = position_of(token.span.start);
+                return Err(Error::invalid("syntax error: expected the interval's value, found \"INTERVAL\"").at(line, column));
+            }
             before = &token.token;
             let what = if set_operations > MAX_SET_OPERATIONS {
                 format!("a statement has at most {MAX_SET_OPERATIONS} set operations")
@@ -273,6 +278,9 @@ fn nesting(levels: &mut Vec<Level>, token: &Token, before: &Token) -> usize {
             *level = Level { deepest: level.depth(), ..Level::default() };
         } else if is_operator(token) {
             level.add(token);
+        } else if is_word(token, "ARRAY") || is_word(token, "STRUCT") || is_word(token, "MAP") {
+            // May open `ARRAY<…>`, whose end is not told apart from a comparison.
+            level.others += BRACKET_DEPTH;
         }
     }
     let open: usize = levels.iter().map(|level| level.operators() + BRACKET_DEPTH).sum();
@@ -280,9 +288,8 @@ fn nesting(levels: &mut Vec<Level>, token: &Token, before: &Token) -> usize {
 }
 
 fn is_operator(token: &Token) -> bool {
-    const WORDS: [&str; 15] = [
-        "AND", "OR", "NOT", "IS", "IN", "LIKE", "ILIKE", "BETWEEN", "SIMILAR", "AT", "COLLATE", "ISNULL", "NOTNULL", "XOR", "RLIKE",
-    ];
+    const WORDS: [&str; 15] =
+        ["AND", "OR", "NOT", "IS", "IN", "LIKE", "ILIKE", "BETWEEN", "SIMILAR", "AT", "COLLATE", "ISNULL", "NOTNULL", "XOR", "RLIKE"];
     match token {
         Token::Word(word) => word.quote_style.is_none() && WORDS.iter().any(|operator| word.value.eq_ignore_ascii_case(operator)),
         Token::EOF
