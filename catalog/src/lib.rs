@@ -5,4 +5,6 @@ pub mod caches;
 pub mod governed;
 pub mod lake;
 pub mod meta;
+pub mod namespace;
 pub mod stores;
+pub mod write;

@@ -1,11 +1,16 @@
 //! The one way of a statement: parse, authorize, plan, admit, execute. Everything that runs SQL joins here.
 
+mod failure;
+mod memory;
+pub mod objects;
+
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use futures::stream::BoxStream;
 
+use crate::engine::objects::{CatalogObject, ObjectFilter};
 use crate::error::Result;
 use crate::session::Session;
 
@@ -67,5 +72,23 @@ impl Engine {
     pub async fn update(&self, session: &Arc<Session>, sql: &str, parameters: Option<RecordBatch>) -> Result<UpdateOutcome> {
         let _ = (session, sql, parameters);
         Err(crate::error::Error::unsupported("everything"))
+    }
+
+    /// The catalogs that the session's principal may see.
+    pub async fn visible_catalogs(&self, session: &Arc<Session>) -> Result<Vec<String>> {
+        let _ = session;
+        Err(crate::error::Error::unsupported("catalogs"))
+    }
+
+    /// The schemas that the session's principal may see, with their catalog; those that `filter` asks for.
+    pub async fn visible_schemas(&self, session: &Arc<Session>, filter: &ObjectFilter) -> Result<Vec<(String, String)>> {
+        let _ = (session, filter);
+        Err(crate::error::Error::unsupported("schemas"))
+    }
+
+    /// The tables and views that the session's principal may see; those that `filter` asks for.
+    pub async fn visible_objects(&self, session: &Arc<Session>, filter: &ObjectFilter) -> Result<Vec<CatalogObject>> {
+        let _ = (session, filter);
+        Err(crate::error::Error::unsupported("tables"))
     }
 }
