@@ -52,14 +52,8 @@ pub fn parse_expression(tokens: &Tokens<'_>, from: usize, to: usize) -> Result<S
     Ok(tokens.text(from, to).to_owned())
 }
 
-fn with_parser<T>(
-    tokens: &Tokens<'_>,
-    from: usize,
-    to: usize,
-    parse: impl FnOnce(&mut Parser<'_>) -> Result<T, ParserError>,
-) -> Result<T> {
-    let mut parser =
-        Parser::new(&LazaretDialect).with_recursion_limit(MAX_PARSER_DEPTH).with_tokens_with_locations(tokens.slice(from, to));
+fn with_parser<T>(tokens: &Tokens<'_>, from: usize, to: usize, parse: impl FnOnce(&mut Parser<'_>) -> Result<T, ParserError>) -> Result<T> {
+    let mut parser = Parser::new(&LazaretDialect).with_recursion_limit(MAX_PARSER_DEPTH).with_tokens_with_locations(tokens.slice(from, to));
     let parsed = parse(&mut parser);
     let reached = parser.peek_token();
     let place = Position { line: reached.span.start.line.max(1), column: reached.span.start.column.max(1) };

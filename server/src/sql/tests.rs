@@ -53,50 +53,104 @@ fn syntax_errors_name_the_token_and_its_place() {
         ("SELECT * FROM a JOIN b", "Invalid: syntax error: JOIN needs ON or USING at line 1, column 17"),
         ("SELECT * FROM 'file.parquet'", "Invalid: syntax error: expected a table, found 'file.parquet' at line 1, column 15"),
         ("SELECT 5 !", "Invalid: syntax error: unexpected \"!\" at line 1, column 10"),
-        ("WITH a AS (SELECT 1)", "Invalid: syntax error: expected SELECT, VALUES, or a subquery in the query body, found the end of the statement at line 1, column 21"),
-        ("CREATE", "Invalid: syntax error: expected SCHEMA, TABLE, EXTERNAL TABLE, VIEW, USER, ROLE or POLICY, found the end of the statement at line 1, column 7"),
-        ("CREATE SCHMEA s", "Invalid: syntax error: expected SCHEMA, TABLE, EXTERNAL TABLE, VIEW, USER, ROLE or POLICY, found \"SCHMEA\" at line 1, column 8"),
+        (
+            "WITH a AS (SELECT 1)",
+            "Invalid: syntax error: expected SELECT, VALUES, or a subquery in the query body, found the end of the statement at line 1, column 21",
+        ),
+        (
+            "CREATE",
+            "Invalid: syntax error: expected SCHEMA, TABLE, EXTERNAL TABLE, VIEW, USER, ROLE or POLICY, found the end of the statement at line 1, column 7",
+        ),
+        (
+            "CREATE SCHMEA s",
+            "Invalid: syntax error: expected SCHEMA, TABLE, EXTERNAL TABLE, VIEW, USER, ROLE or POLICY, found \"SCHMEA\" at line 1, column 8",
+        ),
         ("CREATE OR REPLACE SCHEMA s", "Invalid: syntax error: expected TABLE, VIEW or POLICY, found \"SCHEMA\" at line 1, column 19"),
         ("CREATE SCHEMA IF NOT EXSITS s", "Invalid: syntax error: expected EXISTS, found \"EXSITS\" at line 1, column 22"),
         ("CREATE SCHEMA", "Invalid: syntax error: expected a schema, found the end of the statement at line 1, column 14"),
         ("CREATE SCHEMA a.b.c.d", "Invalid: a name has at most three parts: catalog.schema.table at line 1, column 21"),
-        ("CREATE SCHEMA s AUTHORIZATION ada", "Invalid: syntax error: expected the end of the statement, found \"AUTHORIZATION\" at line 1, column 17"),
+        (
+            "CREATE SCHEMA s AUTHORIZATION ada",
+            "Invalid: syntax error: expected the end of the statement, found \"AUTHORIZATION\" at line 1, column 17",
+        ),
         ("CREATE SCHEMA select", "Invalid: syntax error: expected a schema, found \"select\" at line 1, column 15"),
         ("CREATE SCHEMA \"\"", "Invalid: a name cannot be empty at line 1, column 15"),
         ("CREATE SCHEMA \"a\tb\"", "Invalid: a name cannot hold control characters at line 1, column 15"),
         ("DROP SCHEMA s CASCDE", "Invalid: syntax error: expected the end of the statement, found \"CASCDE\" at line 1, column 15"),
         ("DROP SCHEMA IF s", "Invalid: syntax error: expected EXISTS, found \"s\" at line 1, column 16"),
         ("DROP INDEX i", "Invalid: syntax error: expected SCHEMA, TABLE, VIEW, USER, ROLE or POLICY, found \"INDEX\" at line 1, column 6"),
-        ("CREATE EXTERNAL t", "Invalid: syntax error: expected SCHEMA, TABLE, EXTERNAL TABLE, VIEW, USER, ROLE or POLICY, found \"EXTERNAL\" at line 1, column 8"),
+        (
+            "CREATE EXTERNAL t",
+            "Invalid: syntax error: expected SCHEMA, TABLE, EXTERNAL TABLE, VIEW, USER, ROLE or POLICY, found \"EXTERNAL\" at line 1, column 8",
+        ),
         ("CREATE EXTERNAL TABLE t LOCATION 'x'", "Invalid: syntax error: expected STORED, found \"LOCATION\" at line 1, column 25"),
-        ("CREATE EXTERNAL TABLE t STORED AS ORC LOCATION 'x'", "Invalid: syntax error: expected DELTA, ICEBERG, PARQUET, CSV or JSON, found \"ORC\" at line 1, column 35"),
-        ("CREATE EXTERNAL TABLE t STORED AS CSV LOCATION \"x\"", "Invalid: syntax error: expected the location, between single quotes, found \"x\" at line 1, column 48"),
-        ("CREATE EXTERNAL TABLE t STORED AS CSV LOCATION 'x' OPTIONS ('a' 'b',)", "Invalid: syntax error: expected an option, found \")\" at line 1, column 69"),
-        ("CREATE EXTERNAL TABLE t STORED AS CSV LOCATION 'x' OPTIONS ('a' 'b', 'A' 'c')", "Invalid: option \"a\" is given twice at line 1, column 70"),
-        ("CREATE EXTERNAL TABLE t STORED AS CSV LOCATION 'x' WITH HEADER ROW", "Invalid: syntax error: expected the end of the statement, found \"WITH\" at line 1, column 52"),
+        (
+            "CREATE EXTERNAL TABLE t STORED AS ORC LOCATION 'x'",
+            "Invalid: syntax error: expected DELTA, ICEBERG, PARQUET, CSV or JSON, found \"ORC\" at line 1, column 35",
+        ),
+        (
+            "CREATE EXTERNAL TABLE t STORED AS CSV LOCATION \"x\"",
+            "Invalid: syntax error: expected the location, between single quotes, found \"x\" at line 1, column 48",
+        ),
+        (
+            "CREATE EXTERNAL TABLE t STORED AS CSV LOCATION 'x' OPTIONS ('a' 'b',)",
+            "Invalid: syntax error: expected an option, found \")\" at line 1, column 69",
+        ),
+        (
+            "CREATE EXTERNAL TABLE t STORED AS CSV LOCATION 'x' OPTIONS ('a' 'b', 'A' 'c')",
+            "Invalid: option \"a\" is given twice at line 1, column 70",
+        ),
+        (
+            "CREATE EXTERNAL TABLE t STORED AS CSV LOCATION 'x' WITH HEADER ROW",
+            "Invalid: syntax error: expected the end of the statement, found \"WITH\" at line 1, column 52",
+        ),
         ("CREATE TABLE t", "Invalid: syntax error: expected AS, found the end of the statement at line 1, column 15"),
-        ("CREATE OR REPLACE TABLE IF NOT EXISTS t AS SELECT 1", "Invalid: OR REPLACE and IF NOT EXISTS exclude each other at line 1, column 25"),
-        ("CREATE TABLE t USING PARQUET AS SELECT 1", "Invalid: syntax error: expected DELTA or ICEBERG, found \"PARQUET\" at line 1, column 22"),
+        (
+            "CREATE OR REPLACE TABLE IF NOT EXISTS t AS SELECT 1",
+            "Invalid: OR REPLACE and IF NOT EXISTS exclude each other at line 1, column 25",
+        ),
+        (
+            "CREATE TABLE t USING PARQUET AS SELECT 1",
+            "Invalid: syntax error: expected DELTA or ICEBERG, found \"PARQUET\" at line 1, column 22",
+        ),
         ("CREATE TABLE t AS DELETE", "Invalid: syntax error: expected a query, found \"DELETE\" at line 1, column 19"),
         ("CREATE VIEW v", "Invalid: syntax error: expected AS, found the end of the statement at line 1, column 14"),
         ("CREATE VIEW v AS SELECT $1", "Invalid: a parameter can stand in a query only at line 1, column 25"),
         ("CREATE VIEW v AS SELECT 1; DROP TABLE t", "Invalid: one statement at a time at line 1, column 28"),
         ("CREATE USER", "Invalid: syntax error: expected a user, found the end of the statement at line 1, column 12"),
-        ("CREATE USER u PASSWORT 'geheim'", "Invalid: syntax error: expected the end of the statement, found \"PASSWORT\" at line 1, column 15"),
+        (
+            "CREATE USER u PASSWORT 'geheim'",
+            "Invalid: syntax error: expected the end of the statement, found \"PASSWORT\" at line 1, column 15",
+        ),
         ("CREATE USER u PASSWORD \"geheim\"", "Invalid: syntax error: expected the password, between single quotes at line 1, column 24"),
         ("ALTER USER u LOCK", "Invalid: syntax error: expected PASSWORD, ENABLE or DISABLE, found \"LOCK\" at line 1, column 14"),
         ("ALTER USER u PASSWORD ?", "Invalid: syntax error: expected the password, between single quotes at line 1, column 23"),
         ("ALTER ELEPHANT e", "Invalid: syntax error: expected TABLE, VIEW or USER, found \"ELEPHANT\" at line 1, column 7"),
         ("ALTER TABLE t ENABLE ROW SECURITY", "Invalid: syntax error: expected LEVEL, found \"SECURITY\" at line 1, column 26"),
-        ("ALTER TABLE t FORCE ROW LEVEL SECURITY", "Invalid: syntax error: expected ENABLE or DISABLE ROW LEVEL SECURITY, found \"FORCE\" at line 1, column 15"),
+        (
+            "ALTER TABLE t FORCE ROW LEVEL SECURITY",
+            "Invalid: syntax error: expected ENABLE or DISABLE ROW LEVEL SECURITY, found \"FORCE\" at line 1, column 15",
+        ),
         ("GRANT ROLE r TO ada", "Invalid: syntax error: expected USER, ROLE or GROUP, found \"ada\" at line 1, column 17"),
         ("GRANT ROLE r FROM USER ada", "Invalid: syntax error: expected TO, found \"FROM\" at line 1, column 14"),
         ("GRANT SELCT ON TABLE t TO USER u", "Invalid: syntax error: expected a privilege, found \"SELCT\" at line 1, column 7"),
-        ("GRANT SELECT ON t TO USER u", "Invalid: syntax error: expected CATALOG, SCHEMA, TABLE, VIEW or SYSTEM, found \"t\" at line 1, column 17"),
+        (
+            "GRANT SELECT ON t TO USER u",
+            "Invalid: syntax error: expected CATALOG, SCHEMA, TABLE, VIEW or SYSTEM, found \"t\" at line 1, column 17",
+        ),
         ("GRANT SELECT ON TABLE t TO ALL", "Invalid: syntax error: expected USER, ROLE or GROUP, found \"ALL\" at line 1, column 28"),
-        ("GRANT SELECT ON TABLE t TO GROUP g", "Invalid: syntax error: expected a group, between single quotes, found \"g\" at line 1, column 34"),
-        ("GRANT SELECT ON TABLE t TO GROUP ''", "Invalid: a group's name is not empty and holds no control characters at line 1, column 34"),
-        ("GRANT SELECT ON TABLE t TO USER u WITH ADMIN OPTION", "Invalid: syntax error: expected the end of the statement, found \"WITH\" at line 1, column 35"),
+        (
+            "GRANT SELECT ON TABLE t TO GROUP g",
+            "Invalid: syntax error: expected a group, between single quotes, found \"g\" at line 1, column 34",
+        ),
+        (
+            "GRANT SELECT ON TABLE t TO GROUP ''",
+            "Invalid: a group's name is not empty and holds no control characters at line 1, column 34",
+        ),
+        (
+            "GRANT SELECT ON TABLE t TO USER u WITH ADMIN OPTION",
+            "Invalid: syntax error: expected the end of the statement, found \"WITH\" at line 1, column 35",
+        ),
         ("GRANT SELECT ON SYSTEM TO USER u", "Invalid: there is no privilege SELECT ON SYSTEM at line 1, column 7"),
         ("GRANT READ AUDIT ON TABLE t TO USER u", "Invalid: privilege READ AUDIT is ON SYSTEM only at line 1, column 7"),
         ("GRANT CREATE ON TABLE t TO USER u", "Invalid: privilege CREATE is ON CATALOG or ON SCHEMA only at line 1, column 7"),
@@ -104,29 +158,74 @@ fn syntax_errors_name_the_token_and_its_place() {
         ("GRANT SELECT () ON TABLE t TO USER u", "Invalid: syntax error: expected a column, found \")\" at line 1, column 15"),
         ("GRANT INSERT (a) ON TABLE t TO USER u", "Invalid: syntax error: expected ON, found \"(\" at line 1, column 14"),
         ("REVOKE SELECT ON TABLE t TO USER u", "Invalid: syntax error: expected FROM, found \"TO\" at line 1, column 26"),
-        ("REVOKE GRANT OPTION SELECT ON TABLE t FROM USER u", "Invalid: syntax error: expected a privilege, found \"GRANT\" at line 1, column 8"),
-        ("CREATE POLICY p ON t TO ALL USING (true)", "Invalid: syntax error: expected TABLE, VIEW, SCHEMA or CATALOG, found \"t\" at line 1, column 20"),
-        ("CREATE POLICY p ON SYSTEM TO ALL USING (true)", "Invalid: syntax error: expected TABLE, VIEW, SCHEMA or CATALOG, found \"SYSTEM\" at line 1, column 20"),
+        (
+            "REVOKE GRANT OPTION SELECT ON TABLE t FROM USER u",
+            "Invalid: syntax error: expected a privilege, found \"GRANT\" at line 1, column 8",
+        ),
+        (
+            "CREATE POLICY p ON t TO ALL USING (true)",
+            "Invalid: syntax error: expected TABLE, VIEW, SCHEMA or CATALOG, found \"t\" at line 1, column 20",
+        ),
+        (
+            "CREATE POLICY p ON SYSTEM TO ALL USING (true)",
+            "Invalid: syntax error: expected TABLE, VIEW, SCHEMA or CATALOG, found \"SYSTEM\" at line 1, column 20",
+        ),
         ("CREATE POLICY p ON TABLE t USING (true)", "Invalid: syntax error: expected TO, found \"USING\" at line 1, column 28"),
-        ("CREATE POLICY p ON TABLE t TO ALL", "Invalid: syntax error: expected USING or WITH CHECK, found the end of the statement at line 1, column 34"),
-        ("CREATE POLICY p ON TABLE t TO PUBLIC USING (true)", "Invalid: syntax error: expected USER, ROLE or GROUP, found \"PUBLIC\" at line 1, column 31"),
-        ("CREATE POLICY p ON TABLE t AS PERMISIVE TO ALL USING (true)", "Invalid: syntax error: expected PERMISSIVE or RESTRICTIVE, found \"PERMISIVE\" at line 1, column 31"),
-        ("CREATE POLICY p ON TABLE t FOR TRUNCATE TO ALL USING (true)", "Invalid: syntax error: expected ALL, SELECT, INSERT, UPDATE or DELETE, found \"TRUNCATE\" at line 1, column 32"),
-        ("CREATE POLICY p ON TABLE t TO ALL EXCEPT ALL USING (true)", "Invalid: syntax error: expected USER, ROLE or GROUP, found \"ALL\" at line 1, column 42"),
+        (
+            "CREATE POLICY p ON TABLE t TO ALL",
+            "Invalid: syntax error: expected USING or WITH CHECK, found the end of the statement at line 1, column 34",
+        ),
+        (
+            "CREATE POLICY p ON TABLE t TO PUBLIC USING (true)",
+            "Invalid: syntax error: expected USER, ROLE or GROUP, found \"PUBLIC\" at line 1, column 31",
+        ),
+        (
+            "CREATE POLICY p ON TABLE t AS PERMISIVE TO ALL USING (true)",
+            "Invalid: syntax error: expected PERMISSIVE or RESTRICTIVE, found \"PERMISIVE\" at line 1, column 31",
+        ),
+        (
+            "CREATE POLICY p ON TABLE t FOR TRUNCATE TO ALL USING (true)",
+            "Invalid: syntax error: expected ALL, SELECT, INSERT, UPDATE or DELETE, found \"TRUNCATE\" at line 1, column 32",
+        ),
+        (
+            "CREATE POLICY p ON TABLE t TO ALL EXCEPT ALL USING (true)",
+            "Invalid: syntax error: expected USER, ROLE or GROUP, found \"ALL\" at line 1, column 42",
+        ),
         ("CREATE POLICY p ON TABLE t TO ALL USING true", "Invalid: syntax error: expected \"(\", found \"true\" at line 1, column 41"),
         ("CREATE POLICY p ON TABLE t TO ALL USING ()", "Invalid: syntax error: expected an expression, found \")\" at line 1, column 42"),
-        ("CREATE POLICY p ON TABLE t TO ALL USING (a = )", "Invalid: syntax error: expected an expression, found \")\" at line 1, column 46"),
+        (
+            "CREATE POLICY p ON TABLE t TO ALL USING (a = )",
+            "Invalid: syntax error: expected an expression, found \")\" at line 1, column 46",
+        ),
         ("CREATE POLICY p ON TABLE t TO ALL USING (a b)", "Invalid: syntax error: expected \")\", found \"b\" at line 1, column 44"),
-        ("CREATE POLICY p ON TABLE t TO ALL USING (true", "Invalid: syntax error: expected \")\", found the end of the statement at line 1, column 46"),
+        (
+            "CREATE POLICY p ON TABLE t TO ALL USING (true",
+            "Invalid: syntax error: expected \")\", found the end of the statement at line 1, column 46",
+        ),
         ("CREATE POLICY p ON TABLE t TO ALL USING (a = $1)", "Invalid: a parameter can stand in a query only at line 1, column 46"),
-        ("CREATE POLICY p ON TABLE t FOR SELECT TO ALL WITH CHECK (true)", "Invalid: a policy FOR SELECT or DELETE has USING only at line 1, column 46"),
-        ("CREATE POLICY p ON TABLE t FOR INSERT TO ALL USING (true)", "Invalid: a policy FOR INSERT has WITH CHECK only at line 1, column 46"),
-        ("CREATE POLICY p ON TABLE t TO ALL USING (true) COMMENT hello", "Invalid: syntax error: expected a comment, between single quotes, found \"hello\" at line 1, column 56"),
-        ("CREATE POLICY p ON TABLE t TO ALL USING (true) USING (false)", "Invalid: syntax error: expected the end of the statement, found \"USING\" at line 1, column 48"),
+        (
+            "CREATE POLICY p ON TABLE t FOR SELECT TO ALL WITH CHECK (true)",
+            "Invalid: a policy FOR SELECT or DELETE has USING only at line 1, column 46",
+        ),
+        (
+            "CREATE POLICY p ON TABLE t FOR INSERT TO ALL USING (true)",
+            "Invalid: a policy FOR INSERT has WITH CHECK only at line 1, column 46",
+        ),
+        (
+            "CREATE POLICY p ON TABLE t TO ALL USING (true) COMMENT hello",
+            "Invalid: syntax error: expected a comment, between single quotes, found \"hello\" at line 1, column 56",
+        ),
+        (
+            "CREATE POLICY p ON TABLE t TO ALL USING (true) USING (false)",
+            "Invalid: syntax error: expected the end of the statement, found \"USING\" at line 1, column 48",
+        ),
         ("DROP POLICY p", "Invalid: syntax error: expected ON, found the end of the statement at line 1, column 14"),
         ("DESCRIBE", "Invalid: syntax error: expected a table or view, found the end of the statement at line 1, column 9"),
         ("DESCRIBE t u", "Invalid: syntax error: expected the end of the statement, found \"u\" at line 1, column 12"),
-        ("SHOW", "Invalid: syntax error: expected CATALOGS, SCHEMAS, TABLES, COLUMNS, CREATE TABLE, USERS, ROLES, GRANTS, POLICIES, SETTINGS or WARNINGS, found the end of the statement at line 1, column 5"),
+        (
+            "SHOW",
+            "Invalid: syntax error: expected CATALOGS, SCHEMAS, TABLES, COLUMNS, CREATE TABLE, USERS, ROLES, GRANTS, POLICIES, SETTINGS or WARNINGS, found the end of the statement at line 1, column 5",
+        ),
         ("SHOW COLUMNS t", "Invalid: syntax error: expected FROM, found \"t\" at line 1, column 14"),
         ("SHOW TABLES LIKE 'a%'", "Invalid: syntax error: expected the end of the statement, found \"LIKE\" at line 1, column 13"),
         ("USE a.b.c", "Invalid: syntax error: expected the end of the statement, found \".\" at line 1, column 8"),
@@ -135,7 +234,10 @@ fn syntax_errors_name_the_token_and_its_place() {
         ("SET a = -b", "Invalid: syntax error: expected a number, found \"b\" at line 1, column 10"),
         ("EXPLAIN", "Invalid: syntax error: expected a query, found the end of the statement at line 1, column 8"),
         ("EXPLAIN DROP TABLE t", "Invalid: syntax error: expected a query, found \"DROP\" at line 1, column 9"),
-        ("EXPLAIN FORMAT XML SELECT 1", "Invalid: syntax error: expected INDENT, TREE, PGJSON or GRAPHVIZ, found \"XML\" at line 1, column 16"),
+        (
+            "EXPLAIN FORMAT XML SELECT 1",
+            "Invalid: syntax error: expected INDENT, TREE, PGJSON or GRAPHVIZ, found \"XML\" at line 1, column 16",
+        ),
         ("EXPLAIN ANALYZE ANALYZE SELECT 1", "Invalid: syntax error: expected a query, found \"ANALYZE\" at line 1, column 17"),
     ]);
 }
@@ -371,7 +473,8 @@ fn our_statements_parse() {
     let options: Vec<_> = table.options.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
     assert_eq!(options, [("csv.quote", "true"), ("delimiter", ";"), ("has_header", "true")]);
 
-    let Statement::CreateTableAs(table) = parse("CREATE OR REPLACE TABLE c.s.t USING DELTA PARTITIONED BY (a, B) AS SELECT 1 AS a, 2 AS b ;").unwrap()
+    let Statement::CreateTableAs(table) =
+        parse("CREATE OR REPLACE TABLE c.s.t USING DELTA PARTITIONED BY (a, B) AS SELECT 1 AS a, 2 AS b ;").unwrap()
     else {
         panic!("not a table")
     };
@@ -513,7 +616,10 @@ fn secrets_are_redacted() {
             "CREATE EXTERNAL TABLE t STORED AS CSV LOCATION 's3://***@lake/t' OPTIONS ('aws.Secret_Access_Key' '***', 'header' 'true')",
         ),
         ("CREATE CATALOG c WITH (token = 'abc', uri = 'http://x')", "CREATE CATALOG c WITH (token = '***', uri = 'http://x')"),
-        ("CREATE CATALOG c WITH ('oauth.token' = 'abc', s3.secret = 'x'", "CREATE CATALOG c WITH ('oauth.token' = '***', s3.secret = '***'"),
+        (
+            "CREATE CATALOG c WITH ('oauth.token' = 'abc', s3.secret = 'x'",
+            "CREATE CATALOG c WITH ('oauth.token' = '***', s3.secret = '***'",
+        ),
         ("SELECT 'it''s', password FROM t WHERE key = 'a'", "SELECT 'it''s', password FROM t WHERE key = 'a'"),
         ("SELECT 'Secret sauce", "SELECT 'Secret '***'"),
         ("SELECT 'abc", "SELECT 'abc"),

@@ -241,9 +241,8 @@ fn nesting(levels: &mut Vec<Level>, token: &Token) -> usize {
 }
 
 fn is_operator(token: &Token) -> bool {
-    const WORDS: [&str; 15] = [
-        "AND", "OR", "NOT", "IS", "IN", "LIKE", "ILIKE", "BETWEEN", "SIMILAR", "AT", "COLLATE", "ISNULL", "NOTNULL", "XOR", "RLIKE",
-    ];
+    const WORDS: [&str; 15] =
+        ["AND", "OR", "NOT", "IS", "IN", "LIKE", "ILIKE", "BETWEEN", "SIMILAR", "AT", "COLLATE", "ISNULL", "NOTNULL", "XOR", "RLIKE"];
     match token {
         Token::Word(word) => word.quote_style.is_none() && WORDS.iter().any(|operator| word.value.eq_ignore_ascii_case(operator)),
         Token::EOF

@@ -208,7 +208,9 @@ pub fn create_policy(cursor: &mut Cursor<'_>, or_replace: bool) -> Result<Statem
         return Err(clauses.expected("USING or WITH CHECK"));
     }
     let problem = match command {
-        PolicyCommand::Select | PolicyCommand::Delete if with_check.is_some() => Some((&check_place, "a policy FOR SELECT or DELETE has USING only")),
+        PolicyCommand::Select | PolicyCommand::Delete if with_check.is_some() => {
+            Some((&check_place, "a policy FOR SELECT or DELETE has USING only"))
+        }
         PolicyCommand::Insert if using.is_some() => Some((&clauses, "a policy FOR INSERT has WITH CHECK only")),
         _ => None,
     };

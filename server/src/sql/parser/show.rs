@@ -50,8 +50,7 @@ fn show_grants(cursor: &mut Cursor<'_>) -> Result<Show> {
     }
     if cursor.take("TO") {
         let explicit = ["USER", "ROLE", "GROUP"].iter().any(|word| cursor.is(word));
-        let principal =
-            if explicit { access::principal(cursor)? } else { PrincipalRef::User(UserName(cursor.ident("a principal")?)) };
+        let principal = if explicit { access::principal(cursor)? } else { PrincipalRef::User(UserName(cursor.ident("a principal")?)) };
         return Ok(Show::Grants(Some(ShowGrants::To(principal))));
     }
     Ok(Show::Grants(None))
