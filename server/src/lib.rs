@@ -8,4 +8,5 @@ pub mod flight;
 pub mod session;
 pub mod sql;
 pub mod statements;
+pub mod system;
 pub mod telemetry;
