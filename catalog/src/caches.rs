@@ -1,11 +1,50 @@
 //! The caches, all moka: single-flight, weighted by bytes, keyed by content identity.
 
+use std::fmt;
+use std::future::Future;
+use std::hash::Hash;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use moka::future::Cache;
+use moka::notification::RemovalCause;
+use object_store::path::Path;
+use parquet::file::metadata::ParquetMetaData;
+use roaring::RoaringTreemap;
+
+use crate::lake::DeleteFile;
+use crate::lake::iceberg::{DeleteFileKey, Manifest, ManifestKey, PositionDeletes};
+use crate::lake::table::{CachedTable, TableKey};
+
+/// For how long a table's current version is taken on trust before the log is listed again. One second is below what
+/// a dashboard notices and takes the listing out of the way of a burst of queries.
+pub const DEFAULT_STALENESS: Duration = Duration::from_secs(1);
+
+/// Of the bytes for snapshots, the part that deletion vectors may take.
+const DELETES_SHARE: u64 = 4;
+
+/// Of the bytes for snapshots, the part that Iceberg's manifests may take: they serve the next version of a table.
+const MANIFESTS_SHARE: u64 = 4;
+
+/// Of the bytes for snapshots, the part that position delete files may take: they serve all data files that one names.
+const POSITION_DELETES_SHARE: u64 = 8;
+
 /// Sizes, in bytes.
 #[derive(Clone, Debug)]
 pub struct CacheLimits {
     pub footer_bytes: u64,
     pub snapshot_bytes: u64,
     pub data_bytes: u64,
+    /// For how long a table's version may be served without asking its store again.
+    pub staleness: Duration,
+}
+
+impl Default for CacheLimits {
+    fn default() -> Self {
+        Self { footer_bytes: 256 << 20, snapshot_bytes: 512 << 20, data_bytes: 1 << 30, staleness: DEFAULT_STALENESS }
+    }
 }
 
 /// One line of `system.caches`.
@@ -21,16 +60,145 @@ pub struct CacheStats {
 }
 
 pub struct Caches {
-    limits: CacheLimits,
+    pub(crate) limits: CacheLimits,
+    /// Parquet footers with their page index, renamed to a table's schema.
+    pub(crate) footers: Cached<FooterKey, Arc<ParquetMetaData>>,
+    /// Tables at their current version, with their file index.
+    pub(crate) snapshots: Cached<TableKey, Arc<CachedTable>>,
+    /// Iceberg's manifests, decoded.
+    pub(crate) manifests: Cached<ManifestKey, Arc<Manifest>>,
+    /// Iceberg's position delete files, decoded.
+    pub(crate) position_deletes: Cached<DeleteFileKey, Arc<PositionDeletes>>,
+    /// Which rows of a data file are gone.
+    pub(crate) deletes: Cached<DeleteFile, Arc<RoaringTreemap>>,
+    /// Bytes of data files on remote stores, and bloom filters.
+    pub(crate) ranges: Cached<RangeKey, Bytes>,
+}
+
+/// Data files never change under their name, so store, path and size are the content's identity; a footer further
+/// depends on the schema that it was renamed to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct FooterKey {
+    pub store: Arc<str>,
+    pub path: Path,
+    pub size_bytes: u64,
+    pub naming: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct RangeKey {
+    pub store: Arc<str>,
+    pub path: Path,
+    pub size_bytes: u64,
+    pub start: u64,
+    pub end: u64,
 }
 
 impl Caches {
     pub fn new(limits: CacheLimits) -> Self {
-        Self { limits }
+        Self {
+            footers: Cached::new("footers", limits.footer_bytes, |key: &FooterKey, footer: &Arc<ParquetMetaData>| {
+                footer.memory_size() + key.path.as_ref().len()
+            }),
+            snapshots: Cached::new("snapshots", limits.snapshot_bytes, |_, table: &Arc<CachedTable>| table.memory_bytes()),
+            manifests: Cached::new("manifests", limits.snapshot_bytes / MANIFESTS_SHARE, |_, manifest: &Arc<Manifest>| manifest.weight()),
+            position_deletes: Cached::new(
+                "position_deletes",
+                limits.snapshot_bytes / POSITION_DELETES_SHARE,
+                |_, deletes: &Arc<PositionDeletes>| deletes.weight(),
+            ),
+            deletes: Cached::new("deletes", limits.snapshot_bytes / DELETES_SHARE, |_, rows: &Arc<RoaringTreemap>| rows.serialized_size()),
+            ranges: Cached::new("data", limits.data_bytes, |key: &RangeKey, bytes: &Bytes| bytes.len() + key.path.as_ref().len()),
+            limits,
+        }
     }
 
     pub fn stats(&self) -> Vec<CacheStats> {
-        let _ = &self.limits;
-        Vec::new()
+        vec![
+            self.footers.stats(),
+            self.snapshots.stats(),
+            self.manifests.stats(),
+            self.position_deletes.stats(),
+            self.deletes.stats(),
+            self.ranges.stats(),
+        ]
+    }
+}
+
+impl fmt::Debug for Caches {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Caches").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+/// A moka cache that counts.
+pub(crate) struct Cached<K, V> {
+    name: &'static str,
+    limit_bytes: u64,
+    cache: Cache<K, V>,
+    hits: AtomicU64,
+    misses: AtomicU64,
+    evictions: Arc<AtomicU64>,
+}
+
+impl<K, V> Cached<K, V>
+where
+    K: Hash + Eq + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    /// `weight` is in bytes.
+    pub(crate) fn new(name: &'static str, limit_bytes: u64, weight: impl Fn(&K, &V) -> usize + Send + Sync + 'static) -> Self {
+        let evictions = Arc::new(AtomicU64::new(0));
+        let evicted = Arc::clone(&evictions);
+        let cache = Cache::builder()
+            .max_capacity(limit_bytes)
+            .weigher(move |key, value| u32::try_from(weight(key, value)).unwrap_or(u32::MAX))
+            .eviction_listener(move |_, _, cause| {
+                if cause == RemovalCause::Size {
+                    evicted.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+            .build();
+        Self { name, limit_bytes, cache, hits: AtomicU64::new(0), misses: AtomicU64::new(0), evictions }
+    }
+
+    /// The value, loaded by one caller while the others wait. An error is not kept: the next caller tries again.
+    pub(crate) async fn get_with<E>(&self, key: K, load: impl Future<Output = Result<V, E>>) -> Result<V, Arc<E>>
+    where
+        E: Send + Sync + 'static,
+    {
+        let entry = self.cache.entry(key).or_try_insert_with(load).await?;
+        self.count(!entry.is_fresh());
+        Ok(entry.into_value())
+    }
+
+    pub(crate) async fn get(&self, key: &K) -> Option<V> {
+        let value = self.cache.get(key).await;
+        self.count(value.is_some());
+        value
+    }
+
+    pub(crate) async fn insert(&self, key: K, value: V) {
+        self.cache.insert(key, value).await;
+    }
+
+    pub(crate) async fn remove(&self, key: &K) {
+        self.cache.invalidate(key).await;
+    }
+
+    fn count(&self, hit: bool) {
+        if hit { &self.hits } else { &self.misses }.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn stats(&self) -> CacheStats {
+        CacheStats {
+            name: self.name,
+            hits: self.hits.load(Ordering::Relaxed),
+            misses: self.misses.load(Ordering::Relaxed),
+            evictions: self.evictions.load(Ordering::Relaxed),
+            entries: self.cache.entry_count(),
+            bytes: self.cache.weighted_size(),
+            limit_bytes: self.limit_bytes,
+        }
     }
 }

@@ -7,3 +7,4 @@ pub mod lake;
 pub mod meta;
 pub mod namespace;
 pub mod stores;
+pub mod write;

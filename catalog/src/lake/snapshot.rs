@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, UInt64Array};
+use arrow::array::{Array, ArrayRef, UInt64Array};
 use arrow::datatypes::SchemaRef;
 use datafusion::common::ScalarValue;
 use object_store::path::Path;
@@ -41,6 +41,25 @@ pub struct LakeSnapshot {
     /// What is known of the files' columns, row `i` of each array for `files[i]`.
     pub bounds: FileBounds,
 }
+
+impl LakeSnapshot {
+    /// What it takes of memory, about.
+    pub fn memory_bytes(&self) -> usize {
+        let file = |file: &LakeFile| {
+            size_of::<LakeFile>()
+                + file.path.as_ref().len()
+                + file.constants.iter().map(|(_, value)| size_of::<usize>() + value.size()).sum::<usize>()
+                + file.deletes.len() * DELETE_FILE_BYTES
+        };
+        let column = |bounds: &ColumnBounds| {
+            bounds.min.get_array_memory_size() + bounds.max.get_array_memory_size() + bounds.null_counts.get_array_memory_size()
+        };
+        self.files.iter().map(file).sum::<usize>() + self.bounds.columns.values().map(column).sum::<usize>()
+    }
+}
+
+/// One entry with its path, about.
+const DELETE_FILE_BYTES: usize = size_of::<DeleteFile>() + 128;
 
 /// One data file.
 #[derive(Clone, Debug)]
@@ -106,4 +125,29 @@ pub enum LakeError {
     },
     #[error("{0}")]
     Internal(String),
+}
+
+impl LakeError {
+    /// The error of a load that several callers waited for.
+    pub(crate) fn shared(error: Arc<Self>) -> Self {
+        match Arc::try_unwrap(error) {
+            Ok(own) => own,
+            Err(shared) => match &*shared {
+                Self::Unsupported { feature } => Self::Unsupported { feature: feature.clone() },
+                Self::NotATable { format, location } => Self::NotATable { format, location: location.clone() },
+                Self::Corrupt { file, reason } => Self::Corrupt { file: file.clone(), reason: reason.clone() },
+                Self::OutsideLocation { file, target } => Self::OutsideLocation { file: file.clone(), target: target.clone() },
+                Self::Storage { file, source } => {
+                    let (path, text) = (file.clone(), source.to_string());
+                    let source = match source {
+                        object_store::Error::NotFound { .. } => object_store::Error::NotFound { path, source: text.into() },
+                        object_store::Error::PermissionDenied { .. } => object_store::Error::PermissionDenied { path, source: text.into() },
+                        _ => object_store::Error::Generic { store: "shared", source: text.into() },
+                    };
+                    Self::Storage { file: file.clone(), source }
+                }
+                Self::Internal(text) => Self::Internal(text.clone()),
+            },
+        }
+    }
 }

@@ -28,6 +28,24 @@ pub struct OpenTable {
     pub snapshot: Option<SnapshotId>,
 }
 
+/// A table in a cache: by identity, and by location, which ALTER can change.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct TableKey {
+    pub id: TableId,
+    pub location: Arc<str>,
+}
+
+/// A table at the version last seen.
+pub(crate) struct CachedTable {
+    pub table: Arc<super::scan::LakeTable>,
+}
+
+impl CachedTable {
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.table.snapshot().memory_bytes()
+    }
+}
+
 /// The lake: every table is opened here, through the stores and the caches.
 pub struct Lake {
     pub(crate) stores: Arc<Stores>,

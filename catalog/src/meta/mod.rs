@@ -11,6 +11,16 @@ mod sqlite;
 mod state;
 mod store;
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod conformance;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod crash_tests;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod state_tests;
+
 pub use entity::{Catalog, Definition, Entity, EntityId, Relation, Role, RoleGrant, Schema, TableFormat, User};
 pub use memory::MemoryStore;
 pub use metadata::{ADMIN, ChangeError, DEFAULT_CATALOG, DEFAULT_SCHEMA, Metadata, OpenError};

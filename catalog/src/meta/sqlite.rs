@@ -57,9 +57,22 @@ impl SqliteStore {
         Ok(store)
     }
 
+    /// Whether the file can be read now.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        sqlx::query("SELECT count(*) FROM sqlite_master").execute(&self.pool).await.map_err(classify)?;
+        Ok(())
+    }
+
     /// Ends the connection and folds the write-ahead log into the file.
     pub async fn close(&self) {
         self.pool.close().await;
+    }
+
+    /// Does to the file what no commit does.
+    #[cfg(test)]
+    #[allow(clippy::unwrap_used)]
+    pub(super) async fn execute_for_test(&self, sql: &'static str) {
+        sqlx::query(sql).execute(&self.pool).await.unwrap();
     }
 
     async fn check(&self) -> Result<(), StoreError> {

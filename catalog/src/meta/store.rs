@@ -8,6 +8,7 @@ use super::entity::{Entity, EntityId};
 /// One step of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[allow(clippy::large_enum_variant, reason = "a handful of changes live for the time of one statement")]
 pub enum Change {
     /// Insert, or replace the record with this id.
     Put(Entity),

@@ -1,0 +1,316 @@
+//! Reads data files for DataFusion: footers from the cache, whole with their page index and renamed to the table's
+//! schema; bytes of remote files from the cache too.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::{ParquetFileMetrics, ParquetFileReaderFactory};
+use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use object_store::path::Path;
+use object_store::{Extensions, GetOptions, GetRange, ObjectStore};
+use parquet::arrow::arrow_reader::ArrowReaderOptions;
+use parquet::arrow::async_reader::{AsyncFileReader, MetadataFetch};
+use parquet::basic::Type as PhysicalType;
+use parquet::errors::{ParquetError, Result};
+use parquet::file::FOOTER_SIZE;
+use parquet::file::metadata::{
+    FileMetaData, FooterTail, PageIndexPolicy, ParquetMetaData, ParquetMetaDataBuilder, ParquetMetaDataOptions, ParquetMetaDataReader,
+    ParquetStatisticsPolicy, RowGroupMetaData,
+};
+use parquet::file::page_index::column_index::ColumnIndexMetaData;
+use parquet::schema::types::SchemaDescriptor;
+
+use super::rename::Naming;
+use crate::caches::{Caches, FooterKey, RangeKey};
+use crate::stores::FooterRead;
+
+/// Read from a file's end at first: holds the footer and page index of most files, so that one request is enough.
+const FOOTER_GUESS_BYTES: u64 = 256 << 10;
+
+/// One per table version and store.
+pub(crate) struct LakeReaderFactory {
+    pub store_name: Arc<str>,
+    pub store: Arc<dyn ObjectStore>,
+    pub caches: Arc<Caches>,
+    pub naming: Arc<Naming>,
+}
+
+impl fmt::Debug for LakeReaderFactory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LakeReaderFactory").field("store", &self.store_name).finish_non_exhaustive()
+    }
+}
+
+impl LakeReaderFactory {
+    pub(crate) fn file(&self, path: Path, size_bytes: u64) -> LakeFileReader {
+        LakeFileReader {
+            store_name: Arc::clone(&self.store_name),
+            store: Arc::clone(&self.store),
+            caches: Arc::clone(&self.caches),
+            naming: Arc::clone(&self.naming),
+            path,
+            size_bytes,
+            metrics: None,
+        }
+    }
+}
+
+impl ParquetFileReaderFactory for LakeReaderFactory {
+    fn create_reader(
+        &self,
+        partition: usize,
+        file: PartitionedFile,
+        _metadata_size_hint: Option<usize>,
+        metrics: &ExecutionPlanMetricsSet,
+    ) -> datafusion::common::Result<Box<dyn AsyncFileReader + Send>> {
+        let mut reader = self.file(file.object_meta.location, file.object_meta.size);
+        reader.metrics = Some(ParquetFileMetrics::new(partition, reader.path.as_ref(), metrics));
+        Ok(Box::new(reader))
+    }
+}
+
+/// One data file.
+pub(crate) struct LakeFileReader {
+    store_name: Arc<str>,
+    store: Arc<dyn ObjectStore>,
+    caches: Arc<Caches>,
+    naming: Arc<Naming>,
+    path: Path,
+    size_bytes: u64,
+    metrics: Option<ParquetFileMetrics>,
+}
+
+impl LakeFileReader {
+    /// The footer with the table's names, from the cache or the store.
+    pub(crate) async fn footer(&self) -> Result<Arc<ParquetMetaData>> {
+        let key = FooterKey {
+            store: Arc::clone(&self.store_name),
+            path: self.path.clone(),
+            size_bytes: self.size_bytes,
+            naming: self.naming.fingerprint(),
+        };
+        let load = async { self.load_footer().await.map(Arc::new) };
+        self.caches.footers.get_with(key, load).await.map_err(|error: Arc<ParquetError>| {
+            // Kept whole, so that whoever handles it can tell a damaged file from an unreachable store.
+            ParquetError::External(Box::new(FooterError { file: format!("{}/{}", self.store_name, self.path), source: error }))
+        })
+    }
+
+    async fn load_footer(&self) -> Result<ParquetMetaData> {
+        if self.size_bytes < FOOTER_SIZE as u64 {
+            return Err(ParquetError::EOF(format!("{} bytes are no Parquet file", self.size_bytes)));
+        }
+        let mut tail = Tail::fetch(self, self.size_bytes.saturating_sub(FOOTER_GUESS_BYTES)).await?;
+        let end = tail.bytes.slice(tail.bytes.len() - FOOTER_SIZE..);
+        let footer = FooterTail::try_from(&end[..])?;
+        if footer.is_encrypted_footer() {
+            return Err(ParquetError::NYI("an encrypted footer".to_owned()));
+        }
+        let length = (footer.metadata_length() + FOOTER_SIZE) as u64;
+        if length > self.size_bytes {
+            return Err(ParquetError::EOF(format!("a footer of {length} bytes in a file of {}", self.size_bytes)));
+        }
+        let start = self.size_bytes - length;
+        if start < tail.start {
+            tail = Tail::fetch(self, start).await?;
+        }
+        let from = (start - tail.start) as usize;
+        let encoded = tail.bytes.slice(from..tail.bytes.len() - FOOTER_SIZE);
+
+        let schema = self.naming.apply(ParquetMetaDataReader::decode_schema(&encoded)?.as_ref())?;
+        let trusted = trusted_leaves(&schema);
+        let options = ParquetMetaDataOptions::new()
+            .with_schema(Arc::clone(&schema))
+            .with_column_stats_policy(ParquetStatisticsPolicy::skip_except(&trusted));
+        let metadata = ParquetMetaDataReader::decode_metadata_with_options(&encoded, Some(&options))?;
+
+        let mut indexed = ParquetMetaDataReader::new_with_metadata(metadata).with_page_index_policy(PageIndexPolicy::Optional);
+        indexed.load_page_index(&mut tail).await?;
+        without_surprises(indexed.finish()?, &trusted)
+    }
+
+    fn count_bytes(&self, ranges: &[Range<u64>]) {
+        if let Some(metrics) = &self.metrics {
+            let bytes: u64 = ranges.iter().map(|range| range.end.saturating_sub(range.start)).sum();
+            metrics.bytes_scanned.add(usize::try_from(bytes).unwrap_or(usize::MAX));
+        }
+    }
+
+    /// Local files are cached by the operating system already.
+    fn is_remote(&self) -> bool {
+        !self.store_name.starts_with("file:")
+    }
+
+    async fn cached_ranges(&self, ranges: Vec<Range<u64>>) -> Result<Vec<Bytes>> {
+        let key = |range: &Range<u64>| RangeKey {
+            store: Arc::clone(&self.store_name),
+            path: self.path.clone(),
+            size_bytes: self.size_bytes,
+            start: range.start,
+            end: range.end,
+        };
+        let mut found = Vec::with_capacity(ranges.len());
+        for range in &ranges {
+            found.push(self.caches.ranges.get(&key(range)).await);
+        }
+        let missing: Vec<_> = ranges.iter().zip(&found).filter(|(_, bytes)| bytes.is_none()).map(|(range, _)| range.clone()).collect();
+        if missing.is_empty() {
+            return Ok(found.into_iter().flatten().collect());
+        }
+        self.count_bytes(&missing);
+        let mut loaded = self.store.get_ranges(&self.path, &missing).await.map_err(external)?.into_iter();
+        let mut all = Vec::with_capacity(ranges.len());
+        for (range, bytes) in ranges.iter().zip(found) {
+            all.push(match bytes {
+                Some(bytes) => bytes,
+                None => {
+                    let bytes = loaded.next().ok_or_else(|| ParquetError::EOF("fewer ranges than asked for".to_owned()))?;
+                    // A copy: what came may be a slice of a larger buffer, which would stay in memory with it.
+                    self.caches.ranges.insert(key(range), Bytes::copy_from_slice(&bytes)).await;
+                    bytes
+                }
+            });
+        }
+        Ok(all)
+    }
+}
+
+impl AsyncFileReader for LakeFileReader {
+    /// DataFusion reads bloom filters this way, one after the other, and nothing else: they are cached everywhere.
+    fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes>> {
+        async move {
+            let mut bytes = self.cached_ranges(vec![range]).await?;
+            bytes.pop().ok_or_else(|| ParquetError::EOF("no bytes".to_owned()))
+        }
+        .boxed()
+    }
+
+    fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, Result<Vec<Bytes>>> {
+        async move {
+            if self.is_remote() {
+                return self.cached_ranges(ranges).await;
+            }
+            self.count_bytes(&ranges);
+            self.store.get_ranges(&self.path, &ranges).await.map_err(external)
+        }
+        .boxed()
+    }
+
+    /// With the page index, although DataFusion asks without it: it would read it anew for each query (#23978).
+    fn get_metadata<'a>(&'a mut self, _options: Option<&'a ArrowReaderOptions>) -> BoxFuture<'a, Result<Arc<ParquetMetaData>>> {
+        self.footer().boxed()
+    }
+}
+
+/// Why a data file could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read the footer of {file}")]
+pub struct FooterError {
+    pub file: String,
+    #[source]
+    pub source: Arc<ParquetError>,
+}
+
+fn external(error: object_store::Error) -> ParquetError {
+    ParquetError::External(Box::new(error))
+}
+
+/// The end of a file, and more of it on demand.
+struct Tail<'a> {
+    file: &'a LakeFileReader,
+    start: u64,
+    bytes: Bytes,
+}
+
+impl<'a> Tail<'a> {
+    async fn fetch(file: &'a LakeFileReader, start: u64) -> Result<Self> {
+        let bytes = read(file, start..file.size_bytes).await?;
+        Ok(Self { file, start, bytes })
+    }
+}
+
+async fn read(file: &LakeFileReader, range: Range<u64>) -> Result<Bytes> {
+    let mut extensions = Extensions::new();
+    extensions.insert(FooterRead);
+    let wanted = range.end - range.start;
+    let options = GetOptions { range: Some(GetRange::Bounded(range)), extensions, ..GetOptions::default() };
+    let result = file.store.get_opts(&file.path, options).await.map_err(external)?;
+    let bytes = result.bytes().await.map_err(external)?;
+    if bytes.len() as u64 != wanted {
+        return Err(ParquetError::EOF(format!("{} bytes where the table's metadata promises {wanted}", bytes.len())));
+    }
+    Ok(bytes)
+}
+
+impl MetadataFetch for &mut Tail<'_> {
+    fn fetch(&mut self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes>> {
+        async move {
+            if range.end > self.file.size_bytes || range.start > range.end {
+                return Err(ParquetError::EOF("the page index lies outside the file".to_owned()));
+            }
+            if range.start >= self.start {
+                let from = (range.start - self.start) as usize;
+                return Ok(self.bytes.slice(from..from + (range.end - range.start) as usize));
+            }
+            read(self.file, range).await
+        }
+        .boxed()
+    }
+}
+
+/// The leaves whose minimum and maximum can be believed. Those of floats say nothing of NaN, which SQL sorts above
+/// every number; those of INT96 have no defined order.
+fn trusted_leaves(schema: &SchemaDescriptor) -> Vec<usize> {
+    let untrusted = [PhysicalType::FLOAT, PhysicalType::DOUBLE, PhysicalType::INT96];
+    let columns = schema.columns().iter().enumerate();
+    columns.filter(|(_, leaf)| !untrusted.contains(&leaf.physical_type())).map(|(index, _)| index).collect()
+}
+
+/// Without `ARROW:schema`, which would bring back the file's own names and types, and without untrusted statistics.
+fn without_surprises(metadata: ParquetMetaData, trusted: &[usize]) -> Result<ParquetMetaData> {
+    let file = metadata.file_metadata();
+    let stripped = FileMetaData::new(
+        file.version(),
+        file.num_rows(),
+        file.created_by().map(str::to_owned),
+        None,
+        file.schema_descr_ptr(),
+        file.column_orders().cloned(),
+    );
+    let mut parts = metadata.into_builder();
+    let mut column_index = parts.take_column_index();
+    for column in column_index.iter_mut().flatten().flat_map(|row_group| row_group.iter_mut().enumerate()) {
+        if trusted.binary_search(&column.0).is_err() {
+            *column.1 = ColumnIndexMetaData::NONE;
+        }
+    }
+    let row_groups = parts.take_row_groups().into_iter().map(without_legacy_bounds).collect::<Result<_>>()?;
+    let offset_index = parts.take_offset_index();
+    Ok(ParquetMetaDataBuilder::new(stripped)
+        .set_row_groups(row_groups)
+        .set_column_index(column_index)
+        .set_offset_index(offset_index)
+        .build())
+}
+
+/// Writers before 2018 compared strings and decimals byte by byte as signed numbers.
+fn without_legacy_bounds(row_group: RowGroupMetaData) -> Result<RowGroupMetaData> {
+    let is_legacy = |column: &parquet::file::metadata::ColumnChunkMetaData| {
+        matches!(column.column_type(), PhysicalType::BYTE_ARRAY | PhysicalType::FIXED_LEN_BYTE_ARRAY)
+            && column.statistics().is_some_and(parquet::file::statistics::Statistics::is_min_max_deprecated)
+    };
+    if !row_group.columns().iter().any(is_legacy) {
+        return Ok(row_group);
+    }
+    let columns = row_group
+        .columns()
+        .iter()
+        .map(|column| if is_legacy(column) { column.clone().into_builder().clear_statistics().build() } else { Ok(column.clone()) });
+    let columns = columns.collect::<Result<Vec<_>>>()?;
+    row_group.into_builder().set_column_metadata(columns).build()
+}
