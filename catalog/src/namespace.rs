@@ -102,6 +102,8 @@ impl ViewBudget {
     }
 }
 
+type OnceByTable<T> = Mutex<HashMap<TableId, Arc<OnceCell<T>>>>;
+
 /// What all namespaces of one statement share: its own, and those of the views inside it.
 struct Statement {
     state: Arc<State>,
@@ -111,7 +113,7 @@ struct Statement {
     /// Configuration, rules and functions, the identity functions among them.
     template: SessionState,
     /// One version of a table for all its uses.
-    opened: Mutex<HashMap<TableId, Arc<OnceCell<OpenTable>>>>,
+    opened: OnceByTable<OpenTable>,
     touched: Arc<TouchedTables>,
     views: Arc<ViewBudget>,
 }
@@ -127,7 +129,7 @@ pub struct Namespace {
     default_schema: Arc<str>,
     reserved: Arc<BTreeMap<String, Arc<dyn SchemaProvider>>>,
     witness: Witness,
-    resolved: Arc<Mutex<HashMap<TableId, Arc<OnceCell<Arc<GovernedTable>>>>>>,
+    resolved: Arc<OnceByTable<Arc<GovernedTable>>>,
 }
 
 impl Namespace {

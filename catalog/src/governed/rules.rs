@@ -382,6 +382,14 @@ async fn policies_lie_on_views_too_and_views_in_views_end() {
     let error = lab.run("rui", "SELECT * FROM endless").await.unwrap_err();
     assert!(matches!(CatalogError::of(&error), Some(CatalogError::TooManyViews)), "{error}");
 
+    // A view means what the same query means.
+    for (name, tail, rows) in
+        [("fetched", "ORDER BY id FETCH FIRST 3 ROWS ONLY", 3), ("distinct", "WHERE region IS NOT DISTINCT FROM 2 AND id < 4010", 5)]
+    {
+        lab.view(name, "owner", &format!("SELECT id FROM t {tail}"), false);
+        assert_eq!(lab.lines("owner", &format!("SELECT id FROM {name}")).await.unwrap().len(), rows + 1, "{name}");
+    }
+
     // Each level doubles: stopped by the count, not by the depth.
     lab.view("a0", "owner", "SELECT id FROM t", false);
     lab.view("b0", "owner", "SELECT id FROM t", false);

@@ -53,7 +53,12 @@ async fn names_in(namespace: &Namespace, catalog: &str, schema: &str) -> Vec<(St
     use datafusion::catalog::CatalogProviderList;
     if namespace.reserved_schemas().any(|reserved| reserved == schema) {
         let provider = namespace.catalog(catalog).and_then(|catalog| catalog.schema(schema));
-        return provider.map(|provider| provider.table_names()).unwrap_or_default().into_iter().map(|name| (name, "SYSTEM TABLE")).collect();
+        return provider
+            .map(|provider| provider.table_names())
+            .unwrap_or_default()
+            .into_iter()
+            .map(|name| (name, "SYSTEM TABLE"))
+            .collect();
     }
     let state = namespace.state();
     let Some(schema) = state.catalog(catalog).and_then(|catalog| state.schema(catalog.id, schema)) else { return Vec::new() };

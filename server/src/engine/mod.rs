@@ -177,7 +177,9 @@ impl Engine {
             },
             Ok(Statement::Explain(explain)) => {
                 let prepared = self.prepare_bound(session, &explain.query, planned.parameters.as_ref()).await;
-                match prepared.and_then(|plans| plans.into_iter().next().ok_or_else(|| Error::invalid("EXPLAIN takes one row of parameters"))) {
+                match prepared
+                    .and_then(|plans| plans.into_iter().next().ok_or_else(|| Error::invalid("EXPLAIN takes one row of parameters")))
+                {
                     Ok(prepared) => self.run_explain(attempt, &explain, prepared).await,
                     Err(error) => attempt.refused(error).await,
                 }
@@ -268,7 +270,8 @@ impl Engine {
         let running = attempt.start(&touched).await?;
         let answer = async {
             if explain.analyze {
-                let stream = datafusion::physical_plan::execute_stream(Arc::clone(&physical), self.task(&prepared)).map_err(failure::from_datafusion)?;
+                let stream = datafusion::physical_plan::execute_stream(Arc::clone(&physical), self.task(&prepared))
+                    .map_err(failure::from_datafusion)?;
                 rows::discard(stream).await?;
             }
             let logical = prepared.optimized()?;
@@ -293,7 +296,10 @@ impl Engine {
         }
         let plans = self.prepare_bound(session, query, planned.parameters.as_ref()).await?;
         if plans.iter().any(|prepared| prepared.schema() != planned.schema) {
-            return Err(Error::new(crate::error::ErrorKind::Aborted, "a table of this query has changed since it was planned: plan it again"));
+            return Err(Error::new(
+                crate::error::ErrorKind::Aborted,
+                "a table of this query has changed since it was planned: plan it again",
+            ));
         }
         Ok(plans)
     }

@@ -55,8 +55,8 @@ impl Engine {
         let mut template = self.template.clone();
         settings.apply(template.config_mut());
         let opener: Arc<dyn lazaret_catalog::namespace::TableOpener> = Arc::clone(&self.parts.lake) as _;
-        let namespace =
-            Namespace::new(Arc::clone(&current), reader.clone(), Arc::clone(&opener), template, &catalog, &schema).map_err(from_datafusion)?;
+        let namespace = Namespace::new(Arc::clone(&current), reader.clone(), Arc::clone(&opener), template, &catalog, &schema)
+            .map_err(from_datafusion)?;
         let reserved = system::reserved_schemas(&namespace, &reader, &self.parts);
         let namespace = reserved.into_iter().fold(namespace, |namespace, (name, provider)| namespace.with_reserved_schema(name, provider));
         Ok((namespace, settings))
@@ -73,7 +73,12 @@ impl Engine {
     }
 
     /// One plan for each row of parameters; one where the query has none.
-    pub(super) async fn prepare_bound(&self, session: &Arc<Session>, query: &sql::Query, parameters: Option<&RecordBatch>) -> Result<Vec<Prepared>> {
+    pub(super) async fn prepare_bound(
+        &self,
+        session: &Arc<Session>,
+        query: &sql::Query,
+        parameters: Option<&RecordBatch>,
+    ) -> Result<Vec<Prepared>> {
         if query.parameters == 0 {
             return Ok(vec![self.prepare(session, query).await?]);
         }
@@ -81,10 +86,17 @@ impl Engine {
             return Err(Error::invalid(format!("the statement has {} parameters, and none were given", query.parameters)));
         };
         if batch.num_columns() != query.parameters {
-            return Err(Error::invalid(format!("the statement has {} parameters, and {} were given", query.parameters, batch.num_columns())));
+            return Err(Error::invalid(format!(
+                "the statement has {} parameters, and {} were given",
+                query.parameters,
+                batch.num_columns()
+            )));
         }
         if batch.num_rows() == 0 || batch.num_rows() > MAX_PARAMETER_ROWS {
-            return Err(Error::invalid(format!("a query takes 1 to {MAX_PARAMETER_ROWS} rows of parameters, and {} were given", batch.num_rows())));
+            return Err(Error::invalid(format!(
+                "a query takes 1 to {MAX_PARAMETER_ROWS} rows of parameters, and {} were given",
+                batch.num_rows()
+            )));
         }
         let mut plans = Vec::with_capacity(batch.num_rows());
         for row in 0..batch.num_rows() {

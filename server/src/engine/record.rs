@@ -64,7 +64,9 @@ impl Attempt {
     /// Records that the statement was not let in, and gives the error back.
     pub async fn refused<T>(self, error: Error) -> Result<T> {
         let decision = match error.kind {
-            ErrorKind::PermissionDenied | ErrorKind::NotFound | ErrorKind::FailedPrecondition | ErrorKind::Unauthenticated => Decision::Deny,
+            ErrorKind::PermissionDenied | ErrorKind::NotFound | ErrorKind::FailedPrecondition | ErrorKind::Unauthenticated => {
+                Decision::Deny
+            }
             _ => Decision::Allow,
         };
         let status = Status::Failed(error.kind);

@@ -29,7 +29,12 @@ pub(super) struct Draining {
 }
 
 impl Draining {
-    pub fn new(running: Running, plans: Vec<(Arc<dyn ExecutionPlan>, Arc<TaskContext>)>, schema: SchemaRef, timeout: Option<Duration>) -> Self {
+    pub fn new(
+        running: Running,
+        plans: Vec<(Arc<dyn ExecutionPlan>, Arc<TaskContext>)>,
+        schema: SchemaRef,
+        timeout: Option<Duration>,
+    ) -> Self {
         let deadline = timeout.map(|limit| (Box::pin(tokio::time::sleep_until(Instant::now() + limit)), limit));
         Self { running: Some(running), waiting: plans.into_iter(), current: None, schema, deadline }
     }
@@ -38,7 +43,8 @@ impl Draining {
         if let Some((sleep, limit)) = &mut self.deadline
             && sleep.poll_unpin(context).is_ready()
         {
-            let message = format!("the statement ran longer than {} s (limits.query_timeout_s or statement_timeout_ms)", limit.as_secs_f64());
+            let message =
+                format!("the statement ran longer than {} s (limits.query_timeout_s or statement_timeout_ms)", limit.as_secs_f64());
             return Poll::Ready(Some(Err(Error::new(ErrorKind::DeadlineExceeded, message))));
         }
         loop {

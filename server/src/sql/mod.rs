@@ -1,6 +1,5 @@
 //! The dialect: from the text of a statement to a [`Statement`]. Nothing here knows what exists or who asks.
 
-mod dialect;
 pub mod names;
 mod parser;
 mod query;
