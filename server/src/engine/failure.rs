@@ -6,6 +6,7 @@ use datafusion::common::{Diagnostic, SchemaError};
 use datafusion::error::DataFusionError;
 use lazaret_catalog::governed::{FailureKind, ScanFailure};
 use lazaret_catalog::namespace::CatalogError;
+use lazaret_catalog::write::WriteError;
 
 use crate::error::{Error, ErrorKind};
 
@@ -87,6 +88,27 @@ pub fn catalog_error(error: &CatalogError) -> Error {
         CatalogError::Internal { id, .. } => (ErrorKind::Internal, Some(id)),
     };
     Error { kind, message: error.to_string(), position: None, id: id.cloned() }
+}
+
+/// Why CREATE TABLE AS could not write its table.
+pub fn from_write(error: WriteError) -> Error {
+    match error {
+        WriteError::Query(error) => from_datafusion(error),
+        WriteError::NoColumns
+        | WriteError::ColumnName { .. }
+        | WriteError::UnsupportedType { .. }
+        | WriteError::Inexact { .. }
+        | WriteError::NullValue { .. }
+        | WriteError::Partition { .. } => Error::invalid(error.to_string()),
+        WriteError::TooManyPartitions { .. } => Error::new(ErrorKind::Exhausted, error.to_string()),
+        other => Error::internal(chain(&other)),
+    }
+}
+
+/// An error with its causes, for the log.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 fn scan_kind(kind: FailureKind) -> ErrorKind {

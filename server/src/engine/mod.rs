@@ -28,7 +28,7 @@ use parking_lot::Mutex;
 
 use crate::audit::AuditLog;
 use crate::engine::plan::Prepared;
-use crate::engine::record::{Attempt, Running};
+use crate::engine::record::Attempt;
 use crate::engine::rows::Draining;
 use crate::error::{Error, Result};
 use crate::session::Session;
@@ -93,8 +93,6 @@ pub struct EngineParts {
     pub limits: EngineLimits,
     /// The names of the configured issuers.
     pub issuers: Arc<[String]>,
-    /// `system.settings`: what the server runs with, secrets taken out.
-    pub settings: Arc<[(String, String)]>,
 }
 
 pub struct Engine {
@@ -112,7 +110,7 @@ impl Engine {
         let runtime = RuntimeEnvBuilder::new()
             .with_memory_pool(Arc::new(FairSpillPool::new(parts.limits.memory_bytes)))
             .with_disk_manager_builder(disk)
-            .with_object_store_registry(parts.lake.stores().registry())
+            .with_object_store_registry(Arc::clone(parts.lake.stores()) as _)
             .build_arc()
             .map_err(Error::internal)?;
         let template = SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features().build();
@@ -225,13 +223,14 @@ impl Engine {
                 let outcome = self.create_table_as(&context, create, &prepared, physical, task).await;
                 running.finish_update(outcome).await
             }
+            // A view whose query does not plan for its owner is no view.
             Statement::CreateView(create) => {
                 let prepared = match self.prepare(session, &create.query).await {
                     Ok(prepared) => prepared,
                     Err(error) => return attempt.refused(error).await,
                 };
                 let running = attempt.start(&prepared.namespace.touched()).await?;
-                let outcome = statements::create_view(&context, create, &prepared.schema()).await;
+                let outcome = statements::run(&context, &statement).await;
                 running.finish_update(outcome).await
             }
             other => {
@@ -253,9 +252,10 @@ impl Engine {
             touched = prepared.namespace.touched();
             streams.push((physical, self.task(prepared)));
         }
-        let timeout = plans.first().and_then(|prepared| prepared.timeout).or(self.parts.limits.query_timeout);
+        let of_session = plans.first().and_then(|prepared| prepared.timeout);
+        let timeout = [of_session, self.parts.limits.query_timeout].into_iter().flatten().min();
         let running = attempt.start(&touched).await?;
-        Ok(Rows { schema: Arc::clone(schema), batches: Draining::new(running, streams, Arc::clone(schema), timeout).boxed() })
+        Ok(Rows { schema: Arc::clone(schema), batches: Box::pin(Draining::new(running, streams, Arc::clone(schema), timeout)) })
     }
 
     async fn run_explain(&self, attempt: Attempt, explain: &sql::statement::Explain, prepared: Prepared) -> Result<Rows> {

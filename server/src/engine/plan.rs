@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{Array, RecordBatch};
+use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::common::{ParamValues, ScalarValue};
 use datafusion::execution::{SessionState, TaskContext};
@@ -12,11 +12,11 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::sql::parser::Statement as DfStatement;
 use datafusion::sql::sqlparser::ast;
-use lazaret_auth::{Authority, Principal, TableId};
+use lazaret_auth::{Authority, Principal};
 use lazaret_catalog::namespace::Namespace;
 use lazaret_catalog::write;
 
-use super::failure::from_datafusion;
+use super::failure::{from_datafusion, from_write};
 use super::memory::QueryPool;
 use super::{Engine, UpdateOutcome};
 use crate::error::{Error, Result};
@@ -24,8 +24,9 @@ use crate::flight::canonical::canonical_schema;
 use crate::session::Session;
 use crate::sql;
 use crate::sql::statement::CreateTableAs;
-use crate::statements::{self, Settings, StatementContext};
-use crate::system;
+use crate::statements::session::Settings;
+use crate::statements::{self, StatementContext};
+use crate::system::{self, SystemSources};
 
 /// Rows of parameters that one call may bind to a query: each is planned and run by itself.
 const MAX_PARAMETER_ROWS: usize = 10_000;
@@ -53,11 +54,12 @@ impl Engine {
             (state.catalog.clone(), state.schema.clone(), Settings::from(&*state))
         };
         let mut template = self.template.clone();
-        settings.apply(template.config_mut());
+        *template.config_mut() = settings.apply(template.config().clone());
         let opener: Arc<dyn lazaret_catalog::namespace::TableOpener> = Arc::clone(&self.parts.lake) as _;
         let namespace = Namespace::new(Arc::clone(&current), reader.clone(), Arc::clone(&opener), template, &catalog, &schema)
             .map_err(from_datafusion)?;
-        let reserved = system::reserved_schemas(&namespace, &reader, &self.parts);
+        let sources = SystemSources { caches: Arc::clone(self.parts.lake.caches()), audit: self.parts.audit.clone() };
+        let reserved = system::reserved_schemas(&namespace, &reader, session, &sources);
         let namespace = reserved.into_iter().fold(namespace, |namespace, (name, provider)| namespace.with_reserved_schema(name, provider));
         Ok((namespace, settings))
     }
@@ -69,7 +71,7 @@ impl Engine {
         let plan = state.statement_to_plan(statement).await.map_err(from_datafusion)?;
         namespace.verify_logical(&plan).map_err(Error::internal)?;
         let principal = Arc::clone(session.principal());
-        Ok(Prepared { namespace, timeout: settings.statement_timeout(), state, plan, principal })
+        Ok(Prepared { namespace, timeout: settings.statement_timeout, state, plan, principal })
     }
 
     /// One plan for each row of parameters; one where the query has none.
@@ -139,19 +141,18 @@ impl Engine {
         physical: Arc<dyn ExecutionPlan>,
         task: Arc<TaskContext>,
     ) -> Result<UpdateOutcome> {
-        if !statements::begin_create(context, create)? {
+        let Some(id) = statements::begin_create(context, create).await? else {
             return Ok(UpdateOutcome::default());
-        }
-        let id = TableId::generate();
+        };
         let batches = execute_stream(physical, task).map_err(from_datafusion)?;
         let table = write::NewTable {
             id,
             schema: prepared.schema(),
-            partition_by: create.partitioned_by.iter().map(|column| column.value.clone()).collect(),
+            partition_by: create.partitioned_by.iter().map(|column| column.as_str().to_owned()).collect(),
             comment: None,
         };
-        let created = write::create_table_as(self.parts.lake.stores(), table, batches).await.map_err(statements::write_error)?;
-        statements::register_created(context, create, id, created).await
+        let created = write::create_table_as(self.parts.lake.stores(), table, batches).await.map_err(from_write)?;
+        statements::register_created(context, create, id, &created).await
     }
 }
 
