@@ -106,6 +106,17 @@ impl Stores {
         }
     }
 
+    /// Whether the configuration names the place: below an allowed folder, the warehouse or a `[stores.…]` url.
+    pub fn is_configured(&self, location: &Location) -> bool {
+        match location.local_path() {
+            Some(path) => self.is_readable(&path),
+            None => {
+                let bucket = location.store().split_once("://").map_or("", |(_, bucket)| bucket);
+                self.config.stores.iter().any(|store| covers(&store.url, bucket, location.path().as_ref()))
+            }
+        }
+    }
+
     /// The folder of a managed table, such as `<data dir>/warehouse/<table id>`.
     pub fn managed(&self, folder: &str) -> Result<Location, LocationError> {
         location::from_local_path(&self.warehouse.join(folder))

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use object_store::path::Path;
 use roaring::RoaringTreemap;
 
-use super::snapshot::LakeError;
+use super::snapshot::{LakeError, LakeSnapshot};
+use super::table::TableSource;
 use crate::caches::Caches;
 use crate::stores::Stores;
 
@@ -19,4 +20,9 @@ pub(crate) async fn position_deletes(
     _data_file: &str,
 ) -> Result<Arc<RoaringTreemap>, LakeError> {
     Err(LakeError::Unsupported { feature: "position deletes".to_owned() })
+}
+
+/// The table's current snapshot.
+pub(crate) async fn load(_stores: &Stores, _caches: &Caches, _source: &TableSource) -> Result<Arc<LakeSnapshot>, LakeError> {
+    Err(LakeError::Unsupported { feature: "Iceberg".to_owned() })
 }
