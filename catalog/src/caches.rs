@@ -15,7 +15,7 @@ use parquet::file::metadata::ParquetMetaData;
 use roaring::RoaringTreemap;
 
 use crate::lake::DeleteFile;
-use crate::lake::iceberg::{DeleteFileKey, KeySet, KeySetKey, Manifest, ManifestKey, PositionDeletes};
+use crate::lake::iceberg::{CachedVersion, DeleteFileKey, KeySet, KeySetKey, Manifest, ManifestKey, PositionDeletes};
 use crate::lake::table::{CachedTable, TableKey};
 
 /// For how long a table's current version is taken on trust before the log is listed again. One second is below what
@@ -65,6 +65,8 @@ pub struct Caches {
     pub(crate) footers: Cached<FooterKey, Arc<ParquetMetaData>>,
     /// Tables at their current version, with their file index.
     pub(crate) snapshots: Cached<TableKey, Arc<CachedTable>>,
+    /// Iceberg tables at their current version, with their file index.
+    pub(crate) iceberg_snapshots: Cached<TableKey, Arc<CachedVersion>>,
     /// Iceberg's manifests, decoded.
     pub(crate) manifests: Cached<ManifestKey, Arc<Manifest>>,
     /// Iceberg's position delete files, decoded.
@@ -103,6 +105,7 @@ impl Caches {
                 footer.memory_size() + key.path.as_ref().len()
             }),
             snapshots: Cached::new("snapshots", limits.snapshot_bytes, |_, table: &Arc<CachedTable>| table.memory_bytes()),
+            iceberg_snapshots: Cached::new("iceberg_snapshots", limits.snapshot_bytes, |_, version: &Arc<CachedVersion>| version.weight()),
             manifests: Cached::new("manifests", limits.snapshot_bytes / MANIFESTS_SHARE, |_, manifest: &Arc<Manifest>| manifest.weight()),
             position_deletes: Cached::new(
                 "position_deletes",
@@ -122,6 +125,7 @@ impl Caches {
         vec![
             self.footers.stats(),
             self.snapshots.stats(),
+            self.iceberg_snapshots.stats(),
             self.manifests.stats(),
             self.position_deletes.stats(),
             self.equality_keys.stats(),
