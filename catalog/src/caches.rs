@@ -16,6 +16,7 @@ use parquet::file::metadata::ParquetMetaData;
 use roaring::RoaringTreemap;
 
 use crate::lake::delta::DeltaTable;
+use crate::lake::iceberg::{CachedVersion, DeleteFileKey, KeySet, KeySetKey, Manifest, ManifestKey, PositionDeletes};
 use crate::lake::plain::PlainTable;
 use crate::lake::table::TableKey;
 use crate::lake::{DeleteFile, LakeError};
@@ -29,6 +30,12 @@ const DELETES_SHARE: u64 = 4;
 
 /// And the part for listings of plain files.
 const LISTINGS_SHARE: u64 = 8;
+
+/// Of the bytes for snapshots, the part that Iceberg's manifests may take: they serve the next version of a table.
+const MANIFESTS_SHARE: u64 = 4;
+
+/// Of the bytes for snapshots, the part that delete files of either kind may take: one serves many data files.
+const DELETE_FILES_SHARE: u64 = 8;
 
 /// Sizes, in bytes.
 #[derive(Clone, Debug)]
@@ -66,6 +73,14 @@ pub struct Caches {
     pub(crate) snapshots: Cached<TableKey, Arc<Held<DeltaTable>>>,
     /// Folders of plain files as last listed.
     pub(crate) listings: Cached<TableKey, Arc<Held<PlainTable>>>,
+    /// Iceberg tables at their current version, with their file index.
+    pub(crate) iceberg_snapshots: Cached<TableKey, Arc<CachedVersion>>,
+    /// Iceberg's manifests, decoded.
+    pub(crate) manifests: Cached<ManifestKey, Arc<Manifest>>,
+    /// Iceberg's position delete files, decoded.
+    pub(crate) position_deletes: Cached<DeleteFileKey, Arc<PositionDeletes>>,
+    /// Iceberg's equality delete files, decoded.
+    pub(crate) equality_keys: Cached<KeySetKey, Arc<KeySet>>,
     /// Which rows of a data file are gone.
     pub(crate) deletes: Cached<DeleteFile, Arc<RoaringTreemap>>,
     /// Bytes of data files on remote stores, and bloom filters.
@@ -103,6 +118,16 @@ impl Caches {
             listings: Cached::new("listings", limits.snapshot_bytes / LISTINGS_SHARE, |_, held: &Arc<Held<PlainTable>>| {
                 held.value.memory_bytes()
             }),
+            iceberg_snapshots: Cached::new("iceberg_snapshots", limits.snapshot_bytes, |_, version: &Arc<CachedVersion>| version.weight()),
+            manifests: Cached::new("manifests", limits.snapshot_bytes / MANIFESTS_SHARE, |_, manifest: &Arc<Manifest>| manifest.weight()),
+            position_deletes: Cached::new(
+                "position_deletes",
+                limits.snapshot_bytes / DELETE_FILES_SHARE,
+                |_, deletes: &Arc<PositionDeletes>| deletes.weight(),
+            ),
+            equality_keys: Cached::new("equality_deletes", limits.snapshot_bytes / DELETE_FILES_SHARE, |_, keys: &Arc<KeySet>| {
+                keys.weight()
+            }),
             deletes: Cached::new("deletes", limits.snapshot_bytes / DELETES_SHARE, |_, rows: &Arc<RoaringTreemap>| rows.serialized_size()),
             ranges: Cached::new("data", limits.data_bytes, |key: &RangeKey, bytes: &Bytes| bytes.len() + key.path.as_ref().len()),
             limits,
@@ -110,7 +135,17 @@ impl Caches {
     }
 
     pub fn stats(&self) -> Vec<CacheStats> {
-        vec![self.footers.stats(), self.snapshots.stats(), self.listings.stats(), self.deletes.stats(), self.ranges.stats()]
+        vec![
+            self.footers.stats(),
+            self.snapshots.stats(),
+            self.listings.stats(),
+            self.iceberg_snapshots.stats(),
+            self.manifests.stats(),
+            self.position_deletes.stats(),
+            self.equality_keys.stats(),
+            self.deletes.stats(),
+            self.ranges.stats(),
+        ]
     }
 }
 

@@ -106,15 +106,19 @@ impl Stores {
         }
     }
 
-    /// Whether the configuration names the place: below an allowed folder, the warehouse or a `[stores.…]` url.
-    pub fn is_configured(&self, location: &Location) -> bool {
-        match location.local_path() {
-            Some(path) => self.is_readable(&path),
-            None => {
-                let bucket = location.store().split_once("://").map_or("", |(_, bucket)| bucket);
-                self.config.stores.iter().any(|store| covers(&store.url, bucket, location.path().as_ref()))
-            }
-        }
+    /// Whether a table's metadata may name what lies outside the table's own folder: below an allowed path or a
+    /// configured store, and not in the warehouse.
+    pub(crate) fn may_name(&self, text: &str) -> bool {
+        let Ok(location) = self.locate(text) else { return false };
+        let bucket = location.store().split_once("://").map_or("", |(_, bucket)| bucket);
+        location.local_path().is_some() || self.config.stores.iter().any(|store| covers(&store.url, bucket, location.path().as_ref()))
+    }
+
+    /// Puts a store in place of the one that would be made.
+    #[cfg(test)]
+    pub(crate) fn put(&self, store: &str, object_store: Arc<dyn ObjectStore>) {
+        let counting = CountingStore::new(object_store, Arc::clone(&self.requests), None);
+        self.open.lock().insert(Arc::from(store), Arc::new(counting));
     }
 
     /// The folder of a managed table, such as `<data dir>/warehouse/<table id>`.

@@ -152,7 +152,7 @@ impl Resolver<'_> {
         let outside = || LakeError::OutsideLocation { file: self.log.to_owned(), target: url.to_owned() };
         let target = self.stores.resolve(url).map_err(|_| outside())?;
         let in_table = target.store() == self.location.store() && target.path().prefix_matches(self.location.path());
-        if in_table || self.stores.is_configured(&target) {
+        if in_table || self.stores.may_name(url) {
             return Ok((Arc::clone(target.store()), target.path().clone()));
         }
         Err(outside())
