@@ -56,6 +56,12 @@ impl Authority {
         Self { name: name.clone(), groups, active: held.clone(), held, principal: None }
     }
 
+    /// After SET ROLE: of the roles that are held, only these are active. What binds stays bound.
+    pub fn narrowed_to(mut self, roles: &BTreeSet<RoleId>) -> Self {
+        self.active = self.held.intersection(roles).copied().collect();
+        self
+    }
+
     pub fn name(&self) -> &PrincipalName {
         &self.name
     }

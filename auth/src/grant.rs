@@ -75,59 +75,84 @@ pub fn authorize_read(store: &dyn AccessReader, rights: &Authority, reader: &Aut
 
 /// Whether `rights` may do something other than read on (or in) the object.
 pub fn authorize(store: &dyn AccessReader, rights: &Authority, path: ObjectPath, wanted: Privilege) -> Result<(), Denied> {
-    if holds(store, rights, path.objects(), wanted) { Ok(()) } else { Err(refusal(store, rights, path, wanted)) }
+    if holds(store, rights, path, wanted) { Ok(()) } else { Err(refusal(store, rights, path, wanted)) }
 }
 
 /// Whether `rights` holds a privilege on the system.
 pub fn authorize_system(store: &dyn AccessReader, rights: &Authority, wanted: Privilege) -> Result<(), Denied> {
-    if holds(store, rights, [ObjectId::System], wanted) { Ok(()) } else { Err(Denied::Missing(wanted)) }
+    let stance = stance(store, rights, [ObjectId::System], wanted);
+    if stance.permits_all() { Ok(()) } else { Err(Denied::Missing(wanted)) }
 }
 
-/// Whether the object exists for this principal: it holds some privilege on it, on what it lies in, or on something in it.
+/// Whether the object exists for this principal: it holds some privilege on it, or on what it lies in, that no DENY takes
+/// away. That a catalog or schema is shown for the sake of something in it is for the caller, who knows what lies in it.
 pub fn is_visible(store: &dyn AccessReader, rights: &Authority, path: ObjectPath) -> bool {
-    path.objects().any(|object| {
-        let denied_all = store
-            .grants_on(object)
-            .iter()
-            .any(|grant| grant.deny && grant.privilege == Privilege::All && rights.is_bound_as(&grant.grantee));
-        !denied_all && store.grants_on(object).iter().any(|grant| !grant.deny && rights.is_permitted_as(&grant.grantee))
-    })
+    Privilege::ON_OBJECTS.into_iter().any(|privilege| stance(store, rights, reach(path, privilege), privilege).permits_some())
 }
 
 fn refusal(store: &dyn AccessReader, rights: &Authority, path: ObjectPath, wanted: Privilege) -> Denied {
     if is_visible(store, rights, path) { Denied::Missing(wanted) } else { Denied::NotVisible }
 }
 
-fn holds(store: &dyn AccessReader, rights: &Authority, objects: impl IntoIterator<Item = ObjectId>, wanted: Privilege) -> bool {
-    let mut permitted = false;
-    for object in objects {
-        for grant in store.grants_on(object).iter().filter(|grant| grant.privilege.covers(wanted)) {
-            if grant.deny && rights.is_bound_as(&grant.grantee) {
-                return false;
-            }
-            permitted |= !grant.deny && grant.columns.is_none() && rights.is_permitted_as(&grant.grantee);
-        }
-    }
-    permitted
+fn holds(store: &dyn AccessReader, rights: &Authority, path: ObjectPath, wanted: Privilege) -> bool {
+    stance(store, rights, reach(path, wanted), wanted).permits_all()
 }
 
 /// The columns that SELECT reaches, or `None` where it reaches none.
 fn granted_columns(store: &dyn AccessReader, rights: &Authority, path: ObjectPath) -> Option<GrantedColumns> {
-    if holds(store, rights, path.objects(), Privilege::Select) {
+    let stance = stance(store, rights, path.objects(), Privilege::Select);
+    if stance.permits_all() {
         return Some(GrantedColumns::Every);
     }
-    let mut some = BTreeSet::new();
-    for object in path.objects() {
-        for grant in store.grants_on(object).iter().filter(|grant| grant.privilege.covers(Privilege::Select)) {
-            if grant.deny && grant.columns.is_none() && rights.is_bound_as(&grant.grantee) {
-                return None;
+    stance.permits_some().then(|| GrantedColumns::Only(stance.columns()))
+}
+
+/// On which objects a privilege counts for this path. MANAGE POLICIES can be held on the whole system too.
+fn reach(path: ObjectPath, wanted: Privilege) -> impl Iterator<Item = ObjectId> {
+    path.objects().chain((wanted == Privilege::ManagePolicies).then_some(ObjectId::System))
+}
+
+/// What grants and denials say together about one privilege.
+#[derive(Default)]
+struct Stance {
+    granted: bool,
+    denied: bool,
+    granted_columns: BTreeSet<String>,
+    denied_columns: BTreeSet<String>,
+}
+
+impl Stance {
+    /// DENY on some columns refuses whoever holds the whole table: which columns are left is not known here.
+    fn permits_all(&self) -> bool {
+        self.granted && !self.denied && self.denied_columns.is_empty()
+    }
+
+    fn permits_some(&self) -> bool {
+        self.permits_all() || (!self.denied && self.granted_columns.iter().any(|column| !self.denied_columns.contains(column)))
+    }
+
+    fn columns(&self) -> BTreeSet<String> {
+        self.granted_columns.difference(&self.denied_columns).cloned().collect()
+    }
+}
+
+fn stance(store: &dyn AccessReader, rights: &Authority, objects: impl IntoIterator<Item = ObjectId>, wanted: Privilege) -> Stance {
+    let mut stance = Stance::default();
+    for object in objects {
+        for grant in store.grants_on(object).iter().filter(|grant| grant.privilege.covers(wanted)) {
+            let applies = if grant.deny { rights.is_bound_as(&grant.grantee) } else { rights.is_permitted_as(&grant.grantee) };
+            if !applies {
+                continue;
             }
-            if let (false, Some(columns), true) = (grant.deny, &grant.columns, rights.is_permitted_as(&grant.grantee)) {
-                some.extend(columns.iter().cloned());
+            match (&grant.columns, grant.deny) {
+                (None, true) => stance.denied = true,
+                (None, false) => stance.granted = true,
+                (Some(columns), true) => stance.denied_columns.extend(columns.iter().cloned()),
+                (Some(columns), false) => stance.granted_columns.extend(columns.iter().cloned()),
             }
         }
     }
-    (!some.is_empty()).then_some(GrantedColumns::Only(some))
+    stance
 }
 
 fn policies_binding(store: &dyn AccessReader, reader: &Authority, path: ObjectPath) -> RowSecurity {
@@ -156,3 +181,7 @@ fn policies_binding(store: &dyn AccessReader, reader: &Authority, path: ObjectPa
     }
     RowSecurity::On { permissive, restrictive }
 }
+
+#[cfg(test)]
+#[path = "grant_tests.rs"]
+mod tests;

@@ -50,6 +50,10 @@ impl SystemPrivilege {
 }
 
 impl Privilege {
+    /// Each privilege that can be held on a catalog, schema, table or view.
+    pub const ON_OBJECTS: [Self; 7] =
+        [Self::Select, Self::Insert, Self::Update, Self::Delete, Self::Create, Self::Manage, Self::ManagePolicies];
+
     /// Whether holding `self` is enough where `wanted` is asked for.
     pub fn covers(self, wanted: Self) -> bool {
         self == wanted

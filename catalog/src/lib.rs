@@ -2,7 +2,10 @@
 //! policy below the optimizer. Nothing here hands out a table to anyone without a `Grant`.
 
 pub mod caches;
+pub mod dialect;
 pub mod governed;
 pub mod lake;
 pub mod meta;
+pub mod namespace;
 pub mod stores;
+pub mod write;

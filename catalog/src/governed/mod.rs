@@ -1,1 +1,59 @@
-//! To be written.
+//! Policy below the optimizer: what a principal may not see is cut off inside the scan of each table, and nothing that the
+//! principal writes reaches below the cut unless it cannot leak.
+//!
+//! The way of a scan: [`Grant`](lazaret_auth::Grant) → policies bound to the raw columns ([`bind`]) → [`GovernedTable`] →
+//! raw scan, row filter, [`SecurityBarrierExec`]. [`verify`] looks at the finished plan once more, [`explain`] shows of it
+//! what may be shown.
+
+mod barrier;
+pub mod bind;
+pub mod explain;
+pub mod failure;
+mod functions;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod lab;
+mod leakproof;
+pub mod parse;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod probes;
+mod row_filter;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod rules;
+mod table;
+mod touched;
+pub mod verify;
+pub(crate) mod view;
+
+use datafusion::prelude::SessionConfig;
+
+pub use barrier::SecurityBarrierExec;
+pub use bind::{BindError, PolicyBinder, Rows};
+pub use failure::{FailureKind, ScanFailure};
+pub use functions::identity_functions;
+pub use table::{GovernedTable, Witness};
+pub use touched::{AppliedPolicy, Touched, TouchedTables};
+pub use verify::{Leaves, Ungoverned, verify_logical, verify_physical};
+
+/// Sets what correct and governed answers need, whatever was set before. No session may change these.
+pub fn session_config(config: SessionConfig) -> SessionConfig {
+    let mut config = config.with_information_schema(false).with_create_default_catalog_and_schema(false);
+    let options = config.options_mut();
+    // DataFusion 55.2 prunes rows that other aggregates of the same query need.
+    options.optimizer.enable_aggregate_dynamic_filter_pushdown = false;
+    // A rule that fails must fail the query.
+    options.optimizer.skip_failed_rules = false;
+    // The row filter of Parquet drops a predicate that it cannot build.
+    options.execution.parquet.pushdown_filters = false;
+    options.execution.parquet.reorder_filters = false;
+    // Spark writes INT96 beyond the range of nanoseconds.
+    options.execution.parquet.coerce_int96 = Some("us".to_owned());
+    // Types, names and literals as PostgreSQL has them.
+    options.sql_parser.enable_ident_normalization = true;
+    options.sql_parser.dialect = datafusion::common::config::Dialect::PostgreSQL;
+    options.execution.time_zone = Some("UTC".to_owned());
+    options.explain.logical_plan_only = false;
+    config
+}

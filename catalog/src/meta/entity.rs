@@ -136,3 +136,32 @@ impl Entity {
         }
     }
 }
+
+impl EntityId {
+    /// What people call such a record.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Catalog(_) => "catalog",
+            Self::Schema(_) => "schema",
+            Self::Relation(_) => "table or view",
+            Self::User(_) => "user",
+            Self::Role(_) => "role",
+            Self::RoleGrant(_) => "role grant",
+            Self::PrivilegeGrant(_) => "grant",
+            Self::Policy(_) => "policy",
+        }
+    }
+
+    /// The id without its kind, as it is stored.
+    pub fn text(&self) -> String {
+        match self {
+            Self::Catalog(id) => id.to_string(),
+            Self::Schema(id) => id.to_string(),
+            Self::Relation(id) => id.to_string(),
+            Self::User(id) => id.to_string(),
+            Self::Role(id) => id.to_string(),
+            Self::RoleGrant(id) | Self::PrivilegeGrant(id) => id.to_string(),
+            Self::Policy(id) => id.to_string(),
+        }
+    }
+}

@@ -6,13 +6,24 @@
 mod entity;
 mod memory;
 mod metadata;
+mod records;
 mod sqlite;
 mod state;
 mod store;
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod conformance;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod crash_tests;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod state_tests;
+
 pub use entity::{Catalog, Definition, Entity, EntityId, Relation, Role, RoleGrant, Schema, TableFormat, User};
 pub use memory::MemoryStore;
-pub use metadata::Metadata;
+pub use metadata::{ADMIN, ChangeError, DEFAULT_CATALOG, DEFAULT_SCHEMA, Metadata, OpenError};
 pub use sqlite::SqliteStore;
 pub use state::{State, StateError};
 pub use store::{Change, MetadataStore, StoreError};

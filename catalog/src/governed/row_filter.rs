@@ -1,0 +1,230 @@
+//! The node that evaluates a row policy. It is not DataFusion's `FilterExec`: a source may take over that one's predicate
+//! and, as Parquet's row filter does, drop it on an error. This one evaluates every row whatever its child promises.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use arrow::array::{Array, AsArray, BooleanArray, RecordBatch, RecordBatchOptions};
+use arrow::compute::{BatchCoalescer, prep_null_mask_filter};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{internal_datafusion_err, internal_err};
+use datafusion::error::Result;
+use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::utils::split_conjunction;
+use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions, apply_expression_roots};
+use datafusion::physical_plan::filter_pushdown::{
+    ChildFilterDescription, ChildPushdownResult, FilterDescription, FilterPushdownPhase, FilterPushdownPropagation,
+};
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning, PlanProperties};
+use futures::{Stream, StreamExt};
+
+use super::leakproof::is_leakproof_physical;
+
+/// Lets through the rows for which the policy is true, and of them some columns.
+pub(crate) struct RowFilterExec {
+    predicate: Arc<dyn PhysicalExpr>,
+    /// The columns of the input that come out, in this order.
+    projection: Arc<[usize]>,
+    /// How many rows are enough for a first batch.
+    enough_rows: Option<usize>,
+    input: Arc<dyn ExecutionPlan>,
+    properties: Arc<PlanProperties>,
+}
+
+impl RowFilterExec {
+    pub(crate) fn try_new(
+        predicate: Arc<dyn PhysicalExpr>,
+        projection: Arc<[usize]>,
+        enough_rows: Option<usize>,
+        input: Arc<dyn ExecutionPlan>,
+    ) -> Result<Self> {
+        let schema = input.schema();
+        if predicate.data_type(&schema)? != DataType::Boolean {
+            return internal_err!("a row policy is not boolean");
+        }
+        let output = Arc::new(Schema::new(schema.project(&projection)?.fields().clone()));
+        let partitions = Partitioning::UnknownPartitioning(input.output_partitioning().partition_count());
+        let properties =
+            PlanProperties::new(EquivalenceProperties::new(output), partitions, input.pipeline_behavior(), input.boundedness());
+        Ok(Self { predicate, projection, enough_rows, input, properties: Arc::new(properties) })
+    }
+
+    /// The same predicate over the input's columns.
+    fn below(&self, filter: &Arc<dyn PhysicalExpr>) -> Result<Arc<dyn PhysicalExpr>> {
+        Arc::clone(filter)
+            .transform_down(|expr| match expr.downcast_ref::<Column>() {
+                Some(column) => {
+                    let index = self.projection.get(column.index());
+                    let index = *index.ok_or_else(|| internal_datafusion_err!("a filter names a column that is not there"))?;
+                    Ok(Transformed::yes(Arc::new(Column::new(column.name(), index)) as Arc<dyn PhysicalExpr>))
+                }
+                None => Ok(Transformed::no(expr)),
+            })
+            .map(|done| done.data)
+    }
+}
+
+impl fmt::Debug for RowFilterExec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RowFilterExec").finish_non_exhaustive()
+    }
+}
+
+impl DisplayAs for RowFilterExec {
+    fn fmt_as(&self, _t: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RowFilterExec")
+    }
+}
+
+impl ExecutionPlan for RowFilterExec {
+    fn name(&self) -> &str {
+        "RowFilterExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![&self.input]
+    }
+
+    fn replace_children(
+        self: Arc<Self>,
+        mut children: Vec<Arc<dyn ExecutionPlan>>,
+        _options: ReplaceChildrenOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        match (children.pop(), children.is_empty()) {
+            (Some(input), true) if input.schema().fields() == self.input.schema().fields() => {
+                Ok(Arc::new(Self::try_new(Arc::clone(&self.predicate), Arc::clone(&self.projection), self.enough_rows, input)?))
+            }
+            _ => internal_err!("a row filter has one child, of the columns that it was made for"),
+        }
+    }
+
+    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        self.replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
+    }
+
+    fn apply_expressions(&self, f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>) -> Result<TreeNodeRecursion> {
+        apply_expression_roots([&self.predicate], f)
+    }
+
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let batch_rows = context.session_config().batch_size().max(1);
+        let batch_rows = self.enough_rows.map_or(batch_rows, |enough| enough.clamp(1, batch_rows));
+        Ok(Box::pin(RowFilterStream {
+            predicate: Arc::clone(&self.predicate),
+            projection: Arc::clone(&self.projection),
+            schema: self.schema(),
+            visible: BatchCoalescer::new(self.schema(), batch_rows),
+            input: Some(self.input.execute(partition, context)?),
+        }))
+    }
+
+    /// Both the policy and what came through the barrier are offered for pruning. They are this node's own filters, so
+    /// that no answer of the child can take the policy away from here.
+    fn gather_filters_for_pushdown(
+        &self,
+        phase: FilterPushdownPhase,
+        parent_filters: Vec<Arc<dyn PhysicalExpr>>,
+        _config: &ConfigOptions,
+    ) -> Result<FilterDescription> {
+        let (above, below) = (self.schema(), self.input.schema());
+        let mut offered = Vec::new();
+        for filter in parent_filters.iter().filter(|filter| is_leakproof_physical(filter, &above)) {
+            offered.push(self.below(filter)?);
+        }
+        if phase == FilterPushdownPhase::Pre {
+            let policy = split_conjunction(&self.predicate);
+            offered.extend(policy.into_iter().filter(|part| is_leakproof_physical(part, &below)).cloned());
+        }
+        let child = ChildFilterDescription::all_unsupported(&parent_filters).with_self_filters(offered);
+        Ok(FilterDescription::new().with_child(child))
+    }
+
+    fn handle_child_pushdown_result(
+        &self,
+        _phase: FilterPushdownPhase,
+        child_pushdown_result: ChildPushdownResult,
+        _config: &ConfigOptions,
+    ) -> Result<FilterPushdownPropagation<Arc<dyn ExecutionPlan>>> {
+        Ok(FilterPushdownPropagation::all_unsupported(child_pushdown_result))
+    }
+}
+
+struct RowFilterStream {
+    predicate: Arc<dyn PhysicalExpr>,
+    projection: Arc<[usize]>,
+    schema: SchemaRef,
+    visible: BatchCoalescer,
+    /// `None` after the end or an error.
+    input: Option<SendableRecordBatchStream>,
+}
+
+impl RowFilterStream {
+    /// Without columns, a batch is only its number of rows, which the coalescer does not carry.
+    fn let_through(&mut self, batch: RecordBatch) -> Result<Option<RecordBatch>> {
+        let mask = self.mask(&batch)?;
+        if self.projection.is_empty() {
+            let rows = mask.true_count();
+            let options = RecordBatchOptions::new().with_row_count(Some(rows));
+            let counted = RecordBatch::try_new_with_options(Arc::clone(&self.schema), Vec::new(), &options)?;
+            return Ok((rows > 0).then_some(counted));
+        }
+        if mask.has_true() {
+            self.visible.push_batch_with_filter(batch.project(&self.projection)?, &mask)?;
+        }
+        Ok(self.visible.next_completed_batch())
+    }
+
+    /// True where a row is visible; where the policy is NULL it is not.
+    fn mask(&self, batch: &RecordBatch) -> Result<BooleanArray> {
+        let values = self.predicate.evaluate(batch)?.into_array(batch.num_rows())?;
+        let mask = values.as_boolean_opt().ok_or_else(|| internal_datafusion_err!("a row policy is not boolean"))?;
+        if mask.len() != batch.num_rows() {
+            return internal_err!("a row policy does not answer for every row");
+        }
+        Ok(if mask.null_count() > 0 { prep_null_mask_filter(mask) } else { mask.clone() })
+    }
+}
+
+impl Stream for RowFilterStream {
+    type Item = Result<RecordBatch>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            if let Some(batch) = self.visible.next_completed_batch() {
+                return Poll::Ready(Some(Ok(batch)));
+            }
+            let Some(input) = &mut self.input else { return Poll::Ready(None) };
+            let out = match ready!(input.poll_next_unpin(cx)) {
+                Some(batch) => batch.and_then(|batch| self.let_through(batch)),
+                None => {
+                    self.input = None;
+                    self.visible.finish_buffered_batch().map(|()| None).map_err(Into::into)
+                }
+            };
+            match out {
+                Ok(Some(batch)) => return Poll::Ready(Some(Ok(batch))),
+                Ok(None) => {}
+                Err(error) => {
+                    self.input = None;
+                    return Poll::Ready(Some(Err(error)));
+                }
+            }
+        }
+    }
+}
+
+impl RecordBatchStream for RowFilterStream {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+}
