@@ -151,6 +151,10 @@ pub enum LakeError {
         #[source]
         source: object_store::Error,
     },
+    #[error(transparent)]
+    Location(#[from] crate::stores::LocationError),
+    #[error("option \"{name}\": {reason}")]
+    Option { name: String, reason: String },
     #[error("{0}")]
     Internal(String),
 }
@@ -174,6 +178,8 @@ impl LakeError {
                     };
                     Self::Storage { file: file.clone(), source }
                 }
+                Self::Option { name, reason } => Self::Option { name: name.clone(), reason: reason.clone() },
+                Self::Location(error) => Self::Internal(error.to_string()),
                 Self::Internal(text) => Self::Internal(text.clone()),
             },
         }

@@ -275,3 +275,116 @@ impl Columns {
         Ok(values)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use arrow::array::{Int32Array, Int64Array, StringArray};
+    use arrow::datatypes::{Field, Schema};
+    use object_store::memory::InMemory;
+    use parquet::arrow::{ArrowWriter, PARQUET_FIELD_ID_META_KEY};
+
+    use super::*;
+    use crate::caches::CacheLimits;
+    use crate::stores::StoresConfig;
+
+    fn parquet(columns: Vec<(&str, Option<i32>, ArrayRef)>) -> Bytes {
+        let fields: Vec<_> = columns
+            .iter()
+            .map(|(name, id, values)| {
+                let field = Field::new(*name, values.data_type().clone(), true);
+                match id {
+                    Some(id) => field.with_metadata(HashMap::from([(PARQUET_FIELD_ID_META_KEY.to_owned(), id.to_string())])),
+                    None => field,
+                }
+            })
+            .collect();
+        let schema = Arc::new(Schema::new(fields));
+        let batch = RecordBatch::try_new(Arc::clone(&schema), columns.into_iter().map(|(_, _, values)| values).collect()).unwrap();
+        let mut bytes = Vec::new();
+        let mut writer = ArrowWriter::try_new(&mut bytes, schema, None).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+        bytes.into()
+    }
+
+    fn ints(values: &[Option<i32>]) -> ArrayRef {
+        Arc::new(Int32Array::from(values.to_vec()))
+    }
+
+    fn longs(values: &[Option<i64>]) -> ArrayRef {
+        Arc::new(Int64Array::from(values.to_vec()))
+    }
+
+    fn texts(values: &[&str]) -> ArrayRef {
+        Arc::new(StringArray::from(values.to_vec()))
+    }
+
+    fn long_key(id: i32) -> EqualityKey {
+        let absent = ScalarValue::Int64(None);
+        EqualityKey { id, names: Vec::new(), data_type: DataType::Int64, constant: None, absent }
+    }
+
+    async fn gone(data: Bytes, deletes: Vec<Bytes>, keys: Vec<EqualityKey>) -> Result<Vec<u64>, LakeError> {
+        let bucket = Arc::new(InMemory::new());
+        let stores = Stores::new(StoresConfig::default());
+        stores.put("s3://lake", Arc::clone(&bucket) as _);
+        let store: Arc<str> = "s3://lake".into();
+        let (path, size_bytes) = (Path::from("data"), data.len() as u64);
+        bucket.put(&path, data.into()).await.unwrap();
+        let mut files = Vec::new();
+        for (number, delete) in deletes.into_iter().enumerate() {
+            let at = Path::from(format!("delete-{number}"));
+            files.push((Arc::clone(&store), at.clone(), delete.len() as u64));
+            bucket.put(&at, delete.into()).await.unwrap();
+        }
+        let delete = EqualityDelete { store, path, size_bytes, keys, files };
+        let caches = Caches::new(CacheLimits::default());
+        equality_deletes(&stores, &caches, &delete).await.map(|rows| rows.iter().collect())
+    }
+
+    #[tokio::test]
+    async fn keys_meet_by_field_id_across_names_types_and_nulls() {
+        // Written before the column was widened and renamed.
+        let data = parquet(vec![("x", Some(2), texts(&["p", "q", "r", "s"])), ("old", Some(1), ints(&[Some(1), None, Some(3), Some(4)]))]);
+        let first = parquet(vec![("new", Some(1), longs(&[Some(4), None]))]);
+        let second = parquet(vec![("new", Some(1), longs(&[Some(1), Some(5_000_000_000)]))]);
+        assert_eq!(gone(data.clone(), vec![first.clone()], vec![long_key(1)]).await.unwrap(), [1, 3]);
+        assert_eq!(gone(data, vec![first, second], vec![long_key(1)]).await.unwrap(), [0, 1, 3]);
+    }
+
+    #[tokio::test]
+    async fn all_keys_must_meet_and_may_be_constant_or_missing() {
+        let data = || parquet(vec![("a", Some(1), longs(&[Some(1), Some(2)]))]);
+        let delete = |b| parquet(vec![("b", Some(2), longs(&[b, b])), ("a", Some(1), longs(&[Some(2), Some(9)]))]);
+        let missing = || vec![long_key(1), long_key(2)];
+        assert_eq!(gone(data(), vec![delete(None)], missing()).await.unwrap(), [1]);
+        assert!(gone(data(), vec![delete(Some(7))], missing()).await.unwrap().is_empty());
+        let defaulted = vec![long_key(1), EqualityKey { absent: ScalarValue::Int64(Some(7)), ..long_key(2) }];
+        assert_eq!(gone(data(), vec![delete(Some(7))], defaulted).await.unwrap(), [1]);
+        let constant = vec![long_key(1), EqualityKey { constant: Some(ScalarValue::Int64(Some(8))), ..long_key(2) }];
+        assert_eq!(gone(data(), vec![delete(Some(8))], constant).await.unwrap(), [1]);
+    }
+
+    #[tokio::test]
+    async fn files_without_ids_go_by_their_mapped_names() {
+        let data = parquet(vec![("b", None, longs(&[Some(3)])), ("a", None, longs(&[Some(5)]))]);
+        let delete = parquet(vec![("now", Some(1), longs(&[Some(5)]))]);
+        let mapped = EqualityKey { names: vec!["a".to_owned()], ..long_key(1) };
+        assert_eq!(gone(data, vec![delete], vec![mapped]).await.unwrap(), [0]);
+    }
+
+    #[tokio::test]
+    async fn a_delete_file_without_its_key_is_damaged_and_a_missing_one_is_not() {
+        let data = || parquet(vec![("a", Some(1), longs(&[Some(5)]))]);
+        let other = parquet(vec![("b", Some(2), longs(&[Some(5)]))]);
+        assert!(matches!(gone(data(), vec![other], vec![long_key(1)]).await, Err(LakeError::Corrupt { .. })));
+        let stores = Stores::new(StoresConfig::default());
+        stores.put("s3://lake", Arc::new(InMemory::new()));
+        let store: Arc<str> = "s3://lake".into();
+        let delete = EqualityDelete { store, path: Path::from("gone"), size_bytes: 1000, keys: vec![long_key(1)], files: Vec::new() };
+        let caches = Caches::new(CacheLimits::default());
+        let read = equality_deletes(&stores, &caches, &delete).await;
+        assert!(matches!(read, Err(LakeError::Storage { source: object_store::Error::NotFound { .. }, .. })), "{read:?}");
+    }
+}

@@ -113,15 +113,17 @@ fn equality_deletes(
 }
 
 /// Where in a manifest's tuples each field of the spec stands: by field id, or in the same order if the writer left the
-/// ids out. `None`: not there, so NULL.
+/// ids out. Only a field that is always NULL may be missing: for others, NULL would be a value.
 fn tuple_order(file: &ManifestFile, manifest: &Manifest, spec: &PartitionSpec) -> Result<Vec<Option<usize>>, LakeError> {
-    if manifest.partition_ids.iter().all(Option::is_none) {
-        if manifest.partition_ids.len() != spec.fields.len() {
-            return Err(corrupt(&file.path, "partition tuples do not fit their spec"));
-        }
+    let misfit = || corrupt(&file.path, "partition tuples do not fit their spec");
+    if manifest.partition_ids.iter().all(Option::is_none) && manifest.partition_ids.len() == spec.fields.len() {
         return Ok((0..spec.fields.len()).map(Some).collect());
     }
-    Ok(spec.fields.iter().map(|field| manifest.partition_ids.iter().position(|id| *id == Some(field.id))).collect())
+    let position = |field: &PartitionField| match manifest.partition_ids.iter().position(|id| *id == Some(field.id)) {
+        None if field.transform != Transform::Void => Err(misfit()),
+        found => Ok(found),
+    };
+    spec.fields.iter().map(position).collect()
 }
 
 /// As people write it.
@@ -442,5 +444,10 @@ pub(super) mod tests {
                 .unwrap();
         assert_eq!(*files[0].constants, [(0, ScalarValue::Int64(Some(7)))]);
         assert!(files[1].constants.is_empty());
+        // A manifest without the field must not make the column NULL.
+        let other = ManifestFile { path: "m".to_owned(), size_bytes: None, spec_id: Some(1), sequence_number: 1 };
+        let manifest = Manifest { spec_id: None, partition_ids: vec![Some(1000)], entries: vec![file(Data, "a")] };
+        let keys = KeyColumns::default();
+        assert!(plan(&schema(), &specs(), &keys, &[(other, Arc::new(manifest))], &|_| unreachable!()).is_err());
     }
 }

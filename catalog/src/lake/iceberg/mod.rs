@@ -6,6 +6,7 @@
 
 mod avro;
 mod bounds;
+mod cached;
 mod deletes;
 mod equality;
 mod files;
@@ -25,11 +26,11 @@ use super::snapshot::{ColumnBounds, DeleteFile, FileBounds, LakeError, LakeFile,
 use super::table::TableSource;
 use crate::caches::Caches;
 use crate::stores::Stores;
+pub(crate) use cached::CachedVersion;
 pub(crate) use deletes::{DeleteFileKey, PositionDeletes, position_deletes};
 use equality::KeyColumns;
 pub(crate) use equality::{KeySet, KeySetKey, equality_deletes};
-pub(crate) use locate::MetadataFile;
-use locate::TableFiles;
+use locate::{MetadataFile, TableFiles, current};
 pub(crate) use manifest::Manifest;
 use manifest::ManifestFile;
 use metadata::{Manifests, TableMetadata};
@@ -38,20 +39,13 @@ use schema::TableSchema;
 /// Manifests read at a time: enough to hide a store's latency, few enough that a big table leaves room for queries.
 const MANIFEST_CONCURRENCY: usize = 8;
 
-/// The table's current version.
+/// The table at its current version, from the cache if that is young enough.
 pub async fn load(stores: &Arc<Stores>, caches: &Arc<Caches>, source: &TableSource) -> Result<Arc<LakeSnapshot>, LakeError> {
-    let metadata = current(stores, source).await?;
-    read(stores, caches, &metadata).await
-}
-
-/// Which metadata file is current. This is the check that may be skipped for a bounded time: the file itself and all
-/// that it names never change.
-pub(crate) async fn current(stores: &Arc<Stores>, source: &TableSource) -> Result<MetadataFile, LakeError> {
-    locate::current(stores, &source.location).await
+    cached::load(stores, caches, source).await
 }
 
 /// The table as one metadata file has it.
-pub(crate) async fn read(stores: &Arc<Stores>, caches: &Arc<Caches>, metadata: &MetadataFile) -> Result<Arc<LakeSnapshot>, LakeError> {
+async fn read(stores: &Arc<Stores>, caches: &Arc<Caches>, metadata: &MetadataFile) -> Result<Arc<LakeSnapshot>, LakeError> {
     let files = Arc::new(TableFiles::new(Arc::clone(stores), metadata));
     let file = metadata.url.clone();
     let bytes = files.get(&metadata.place, &file).await?;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::compute::cast;
@@ -21,7 +22,7 @@ use super::*;
 use crate::caches::CacheLimits;
 use crate::lake::{LakeTable, ScanReport};
 use crate::meta::TableFormat;
-use crate::stores::StoresConfig;
+use crate::stores::{RequestCounts, StoresConfig};
 
 /// One archive.
 struct Archive {
@@ -117,11 +118,16 @@ struct Setup {
     bucket: Arc<InMemory>,
 }
 
+/// Every open asks the store for the newest version.
 fn setup() -> Setup {
+    setup_with(Duration::ZERO)
+}
+
+fn setup_with(staleness: Duration) -> Setup {
     let stores = Arc::new(Stores::new(StoresConfig::default()));
     let bucket = Arc::new(InMemory::new());
     stores.put("s3://lake", Arc::clone(&bucket) as _);
-    Setup { stores, caches: Arc::new(Caches::new(CacheLimits::default())), bucket }
+    Setup { stores, caches: Arc::new(Caches::new(CacheLimits { staleness, ..CacheLimits::default() })), bucket }
 }
 
 /// Why a table may be refused, by archive. All others must be read.
@@ -218,4 +224,55 @@ async fn every_archive_reads_right_or_is_refused_by_name() {
         }
         println!("{name}: {} rows of {} files", rows.len(), snapshot.files.len());
     }
+}
+
+#[tokio::test]
+async fn a_second_query_asks_the_store_for_nothing() {
+    let Some(folder) = shared() else { return };
+    for name in ["v1-to-v2-upgrade", "v3-deletion-vectors", "rewritten-manifests"] {
+        let archive = Archive::open(&folder, name);
+        let setup = setup_with(Duration::from_secs(3600));
+        archive.upload(&setup.bucket).await;
+        let source = archive.source();
+        let sum = async || {
+            let snapshot = load(&setup.stores, &setup.caches, &source).await.unwrap();
+            query(&session(&setup, snapshot), "SELECT count(*), sum(id) FROM t").await.0
+        };
+        let first = sum().await;
+        let before = setup.stores.requests();
+        assert_eq!(sum().await, first, "{name}");
+        assert_eq!(setup.stores.requests().since(before), RequestCounts::default(), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_new_version_reads_only_its_own_manifests() {
+    let Some(folder) = shared() else { return };
+    let archive = Archive::open(&folder, "v2-position-deletes");
+    let setup = setup();
+    let (newest, older): (Vec<_>, Vec<_>) =
+        archive.files.iter().cloned().partition(|(path, _)| path.contains("/00016-") && path.ends_with(".metadata.json"));
+    Archive { name: archive.name.clone(), files: older, about: archive.about.clone() }.upload(&setup.bucket).await;
+    let source = archive.at("");
+    let first = load(&setup.stores, &setup.caches, &source).await.unwrap();
+
+    // Nothing new: one look at the folder.
+    let before = setup.stores.requests();
+    assert!(Arc::ptr_eq(&first, &load(&setup.stores, &setup.caches, &source).await.unwrap()));
+    let unchanged = setup.stores.requests().since(before);
+    assert_eq!((unchanged.manifest, unchanged.list), (1, 1), "version-hint.text and the listing");
+
+    Archive { name: archive.name.clone(), files: newest, about: archive.about.clone() }.upload(&setup.bucket).await;
+    let before = setup.stores.requests();
+    let second = load(&setup.stores, &setup.caches, &source).await.unwrap();
+    assert_ne!(first.id, second.id);
+    let changed = setup.stores.requests().since(before);
+    let all = setup.caches.manifests.stats().misses;
+    println!("{changed:?}, {all} manifests in all");
+    assert!(changed.manifest < all, "{changed:?}, {all} manifests");
+    assert_eq!(counted(&setup, second).await, 260);
+}
+
+async fn counted(setup: &Setup, snapshot: Arc<LakeSnapshot>) -> i64 {
+    query(&session(setup, snapshot), "SELECT count(*) FROM t").await.0[0].column(0).as_primitive::<Int64Type>().value(0)
 }
