@@ -3,12 +3,15 @@
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-mod object_tests;
+mod catalog_tests;
 mod objects;
 mod schemas;
 pub mod session;
 pub(crate) mod show;
 mod tables;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+pub(crate) mod testing;
 mod views;
 
 use std::sync::Arc;
