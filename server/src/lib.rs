@@ -5,6 +5,7 @@ pub mod config;
 pub mod engine;
 pub mod error;
 pub mod flight;
+pub mod serve;
 pub mod session;
 pub mod sql;
 pub mod statements;
