@@ -53,7 +53,9 @@ impl MemoryPool for QueryPool {
 
     fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> Result<()> {
         self.used
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| used.checked_add(additional).filter(|total| *total <= self.limit_bytes))
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+                used.checked_add(additional).filter(|total| *total <= self.limit_bytes)
+            })
             .map_err(|_| DataFusionError::ResourcesExhausted(format!("query_memory_bytes ({})", self.limit_bytes)))?;
         self.parent.try_grow(reservation, additional).inspect_err(|_| {
             self.used.fetch_sub(additional, Ordering::Relaxed);

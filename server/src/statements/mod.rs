@@ -1,6 +1,9 @@
 //! Statements that are not queries. Each is checked and made in one transaction of the metadata store; what a principal
 //! may not see is answered as if it were not there.
 
+pub mod access;
+mod objects;
+
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
