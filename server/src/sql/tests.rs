@@ -580,8 +580,9 @@ fn access_statements_parse() {
         panic!("not a policy")
     };
     assert_eq!((policy.kind, policy.command, policy.or_replace), (PolicyKind::Restrictive, PolicyCommand::All, true));
-    assert_eq!(policy.using.as_deref(), Some("region = claim('region') OR (a IN (1, 2))"));
-    assert_eq!((policy.with_check.as_deref(), policy.comment.as_deref()), (Some("true"), Some("why")));
+    let using = policy.using.as_ref().unwrap();
+    assert_eq!((using.text.as_str(), using.position.line), ("region = claim('region') OR (a IN (1, 2))", 2));
+    assert_eq!((policy.with_check.unwrap().text.as_str(), policy.comment.as_deref()), ("true", Some("why")));
     assert_eq!((policy.to.last(), policy.except.len()), (Some(&PrincipalRef::All), 1));
     assert!(matches!(parse("DROP POLICY IF EXISTS p ON CATALOG c").unwrap(), Statement::DropPolicy { if_exists: true, .. }));
     assert!(matches!(parse("ALTER TABLE t ENABLE ROW LEVEL SECURITY").unwrap(), Statement::RowLevelSecurity { enable: true, .. }));

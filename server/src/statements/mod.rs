@@ -1,14 +1,18 @@
 //! Statements that are not queries. Each is checked and made in one transaction of the metadata store; what a principal
 //! may not see is answered as if it were not there.
 
+pub mod access;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-mod object_tests;
+mod catalog_tests;
 mod objects;
 mod schemas;
 pub mod session;
 pub(crate) mod show;
 mod tables;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+pub(crate) mod testing;
 mod views;
 
 use std::sync::Arc;
@@ -53,7 +57,7 @@ impl StatementContext {
 /// The schema of the rows that SHOW and DESCRIBE answer with; `None` for a statement without rows.
 pub fn result_schema(statement: &Statement) -> Option<SchemaRef> {
     match statement {
-        Statement::Show(wanted) => show::schema_of(wanted),
+        Statement::Show(wanted) => show::schema_of(wanted).or_else(|| access::result_schema(wanted)),
         Statement::Describe { .. } => Some(show::describe_schema()),
         _ => None,
     }
@@ -62,7 +66,9 @@ pub fn result_schema(statement: &Statement) -> Option<SchemaRef> {
 /// Answers SHOW and DESCRIBE, out of what the namespace shows this principal.
 pub async fn rows(context: &StatementContext, namespace: &Namespace, statement: &Statement) -> Result<RecordBatch> {
     match statement {
-        Statement::Show(Show::Users | Show::Roles | Show::Grants(_) | Show::Policies(_)) => Err(Error::unsupported("SHOW of access")),
+        Statement::Show(wanted @ (Show::Users | Show::Roles | Show::Grants(_) | Show::Policies(_))) => {
+            access::rows(context, namespace.state(), wanted)
+        }
         Statement::Show(wanted) => show::show(context, namespace, wanted).await,
         Statement::Describe { name } => show::describe(context, namespace, name).await,
         _ => Err(Error::internal("a statement without rows was asked for rows")),
@@ -82,6 +88,20 @@ pub async fn run(context: &StatementContext, statement: &Statement) -> Result<Up
         Statement::Use { catalog, schema } => session::use_schema(context, catalog, schema.as_ref()).await,
         Statement::Set { name, value } => session::set(context, name, value),
         Statement::Reset { name } => session::reset(context, name.as_deref()),
-        _ => Err(Error::unsupported("this statement")),
+        Statement::CreateUser { .. }
+        | Statement::AlterUser { .. }
+        | Statement::DropUser { .. }
+        | Statement::CreateRole { .. }
+        | Statement::DropRole { .. }
+        | Statement::GrantRole { .. }
+        | Statement::RevokeRole { .. }
+        | Statement::Grant(_)
+        | Statement::Revoke(_)
+        | Statement::CreatePolicy(_)
+        | Statement::DropPolicy { .. }
+        | Statement::RowLevelSecurity { .. } => access::run(context, statement).await,
+        Statement::Query(_) | Statement::Explain(_) | Statement::CreateTableAs(_) | Statement::Describe { .. } | Statement::Show(_) => {
+            Err(Error::internal("a statement that the engine runs in another way"))
+        }
     }
 }
