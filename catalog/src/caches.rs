@@ -15,7 +15,7 @@ use parquet::file::metadata::ParquetMetaData;
 use roaring::RoaringTreemap;
 
 use crate::lake::DeleteFile;
-use crate::lake::iceberg::{DeleteFileKey, Manifest, ManifestKey, PositionDeletes};
+use crate::lake::iceberg::{DeleteFileKey, KeySet, KeySetKey, Manifest, ManifestKey, PositionDeletes};
 use crate::lake::table::{CachedTable, TableKey};
 
 /// For how long a table's current version is taken on trust before the log is listed again. One second is below what
@@ -28,8 +28,8 @@ const DELETES_SHARE: u64 = 4;
 /// Of the bytes for snapshots, the part that Iceberg's manifests may take: they serve the next version of a table.
 const MANIFESTS_SHARE: u64 = 4;
 
-/// Of the bytes for snapshots, the part that position delete files may take: they serve all data files that one names.
-const POSITION_DELETES_SHARE: u64 = 8;
+/// Of the bytes for snapshots, the part that delete files of either kind may take: one serves many data files.
+const DELETE_FILES_SHARE: u64 = 8;
 
 /// Sizes, in bytes.
 #[derive(Clone, Debug)]
@@ -69,6 +69,8 @@ pub struct Caches {
     pub(crate) manifests: Cached<ManifestKey, Arc<Manifest>>,
     /// Iceberg's position delete files, decoded.
     pub(crate) position_deletes: Cached<DeleteFileKey, Arc<PositionDeletes>>,
+    /// Iceberg's equality delete files, decoded.
+    pub(crate) equality_keys: Cached<KeySetKey, Arc<KeySet>>,
     /// Which rows of a data file are gone.
     pub(crate) deletes: Cached<DeleteFile, Arc<RoaringTreemap>>,
     /// Bytes of data files on remote stores, and bloom filters.
@@ -104,9 +106,12 @@ impl Caches {
             manifests: Cached::new("manifests", limits.snapshot_bytes / MANIFESTS_SHARE, |_, manifest: &Arc<Manifest>| manifest.weight()),
             position_deletes: Cached::new(
                 "position_deletes",
-                limits.snapshot_bytes / POSITION_DELETES_SHARE,
+                limits.snapshot_bytes / DELETE_FILES_SHARE,
                 |_, deletes: &Arc<PositionDeletes>| deletes.weight(),
             ),
+            equality_keys: Cached::new("equality_deletes", limits.snapshot_bytes / DELETE_FILES_SHARE, |_, keys: &Arc<KeySet>| {
+                keys.weight()
+            }),
             deletes: Cached::new("deletes", limits.snapshot_bytes / DELETES_SHARE, |_, rows: &Arc<RoaringTreemap>| rows.serialized_size()),
             ranges: Cached::new("data", limits.data_bytes, |key: &RangeKey, bytes: &Bytes| bytes.len() + key.path.as_ref().len()),
             limits,
@@ -119,6 +124,7 @@ impl Caches {
             self.snapshots.stats(),
             self.manifests.stats(),
             self.position_deletes.stats(),
+            self.equality_keys.stats(),
             self.deletes.stats(),
             self.ranges.stats(),
         ]

@@ -52,6 +52,7 @@ async fn load(stores: &Stores, caches: &Caches, delete: &DeleteFile) -> Result<A
             DeleteFile::PositionParquet { store, path, size_bytes, data_file } => {
                 return super::iceberg::position_deletes(stores, caches, store, path, *size_bytes, data_file).await;
             }
+            DeleteFile::Equality(delete) => return super::iceberg::equality_deletes(stores, caches, delete).await,
         }
         .map(Arc::new)
     };

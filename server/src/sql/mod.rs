@@ -6,6 +6,7 @@ mod query;
 mod redact;
 pub mod statement;
 mod tokens;
+pub mod types;
 
 pub use names::{Ident, ObjectName, RelationPath, SchemaPath, UserName};
 pub use redact::redact;

@@ -92,19 +92,19 @@ fn known(to: &DataType, id: i32, file: &LiveFile<'_>) -> Known {
     Known { min: known.min.and_then(lower), max: known.max.and_then(upper), nulls: known.nulls }
 }
 
-/// The two zeros are equal to a person, but ordered to Arrow; writers put either into bounds.
+/// The two zeros are equal to a person, but ordered to Arrow; writers put either into bounds. The pattern matches both.
 fn lower(bound: ScalarValue) -> Option<ScalarValue> {
     match bound {
-        ScalarValue::Float32(Some(value)) if value == 0.0 => Some(ScalarValue::Float32(Some(-0.0))),
-        ScalarValue::Float64(Some(value)) if value == 0.0 => Some(ScalarValue::Float64(Some(-0.0))),
+        ScalarValue::Float32(Some(0.0)) => Some(ScalarValue::Float32(Some(-0.0))),
+        ScalarValue::Float64(Some(0.0)) => Some(ScalarValue::Float64(Some(-0.0))),
         other => not_nan(other),
     }
 }
 
 fn upper(bound: ScalarValue) -> Option<ScalarValue> {
     match bound {
-        ScalarValue::Float32(Some(value)) if value == 0.0 => Some(ScalarValue::Float32(Some(0.0))),
-        ScalarValue::Float64(Some(value)) if value == 0.0 => Some(ScalarValue::Float64(Some(0.0))),
+        ScalarValue::Float32(Some(0.0)) => Some(ScalarValue::Float32(Some(0.0))),
+        ScalarValue::Float64(Some(0.0)) => Some(ScalarValue::Float64(Some(0.0))),
         other => not_nan(other),
     }
 }

@@ -33,23 +33,30 @@ pub(crate) async fn position_deletes(
     size_bytes: u64,
     data_file: &str,
 ) -> Result<Arc<RoaringTreemap>, LakeError> {
+    let key = DeleteFileKey::new(store, path, size_bytes);
     let load = async {
-        let file = format!("{store}/{path}");
-        if size_bytes > MAX_FILE_BYTES {
-            return Err(corrupt(&file, "larger than any position delete file"));
-        }
-        let opened = stores.store(store).map_err(|e| LakeError::Internal(e.to_string()))?;
-        let found = opened.get(path).await;
-        let read = match found {
-            Ok(found) => found.bytes().await,
-            Err(error) => Err(error),
-        };
-        let bytes = read.map_err(|source| LakeError::Storage { file: file.clone(), source })?;
+        let (file, bytes) = read(stores, &key).await?;
         blocking(move || PositionDeletes::decode(&file, bytes).map(Arc::new)).await
     };
-    let key = DeleteFileKey { store: Arc::from(store), path: path.clone(), size_bytes };
-    let deletes = caches.position_deletes.get_with(key, load).await.map_err(LakeError::shared)?;
+    let deletes = caches.position_deletes.get_with(key.clone(), load).await.map_err(LakeError::shared)?;
     Ok(deletes.of(data_file))
+}
+
+/// A whole delete file, after its name for errors.
+pub(super) async fn read(stores: &Stores, key: &DeleteFileKey) -> Result<(String, Bytes), LakeError> {
+    let file = format!("{}/{}", key.store, key.path);
+    if key.size_bytes > MAX_FILE_BYTES {
+        return Err(corrupt(&file, "larger than any delete file"));
+    }
+    let store = stores.store(&key.store).map_err(|e| LakeError::Internal(e.to_string()))?;
+    let read = match store.get(&key.path).await {
+        Ok(found) => found.bytes().await,
+        Err(error) => Err(error),
+    };
+    match read {
+        Ok(bytes) => Ok((file, bytes)),
+        Err(source) => Err(LakeError::Storage { file, source }),
+    }
 }
 
 /// Delete files never change under their name.
@@ -58,6 +65,12 @@ pub(crate) struct DeleteFileKey {
     store: Arc<str>,
     path: Path,
     size_bytes: u64,
+}
+
+impl DeleteFileKey {
+    pub(super) fn new(store: &str, path: &Path, size_bytes: u64) -> Self {
+        Self { store: Arc::from(store), path: path.clone(), size_bytes }
+    }
 }
 
 /// A position delete file, decoded once for all data files that it is about.

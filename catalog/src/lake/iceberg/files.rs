@@ -1,17 +1,19 @@
 //! From manifests to the files of a snapshot: what is live, which deletes apply to it, and what its partition says.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use datafusion::common::ScalarValue;
 use object_store::path::Path;
 
 use super::deletes::FILE_PATH_ID;
+use super::equality::KeyColumns;
 use super::manifest::{Content, Entry, Manifest, ManifestFile, by_id};
 use super::partition::{PartitionField, PartitionSpec, PartitionTuple, PartitionValue, Transform};
 use super::schema::TableSchema;
 use super::{DeleteFile, FileBounds, LakeError, LakeFile, bounds, corrupt, unsupported};
+use crate::lake::snapshot::EqualityDelete;
 
 /// A live data or delete file with what it inherits from its manifest.
 pub(super) struct LiveFile<'a> {
@@ -30,6 +32,7 @@ pub(super) type Resolve<'a> = dyn Fn(&str) -> Result<(Arc<str>, Path), LakeError
 pub(super) fn plan(
     schema: &TableSchema,
     specs: &HashMap<i32, PartitionSpec>,
+    keys: &KeyColumns,
     manifests: &[(ManifestFile, Arc<Manifest>)],
     resolve: &Resolve<'_>,
 ) -> Result<(Vec<LakeFile>, FileBounds), LakeError> {
@@ -56,19 +59,57 @@ pub(super) fn plan(
     let mut files = Vec::with_capacity(data.len());
     for live in &data {
         let (store, path) = resolve(&live.entry.path)?;
-        files.push(LakeFile {
+        let mut file = LakeFile {
             store,
             path,
             size_bytes: live.entry.size_bytes,
             rows: Some(live.entry.rows),
-            constants: match constants.entry((live.spec_id, Arc::clone(&live.partition))) {
+            constants: match constants.entry(live.key()) {
                 Slot::Occupied(known) => Arc::clone(known.get()),
                 Slot::Vacant(slot) => Arc::clone(slot.insert(live.constants(schema)?)),
             },
-            deletes: deletes.of(live)?.into_iter().map(|delete| delete_file(delete, live, resolve)).collect::<Result<_, _>>()?,
-        });
+            deletes: deletes.positions(live).into_iter().map(|delete| delete_file(delete, live, resolve)).collect::<Result<_, _>>()?,
+        };
+        equality_deletes(schema, keys, deletes.equality(live, keys), &mut file, resolve)?;
+        files.push(file);
     }
     Ok((files, bounds::build(schema, &data)?))
+}
+
+/// The field ids of all columns that equality deletes go by.
+pub(super) fn equality_ids(manifests: &[(ManifestFile, Arc<Manifest>)]) -> HashSet<i32> {
+    let entries = manifests.iter().flat_map(|(_, manifest)| &manifest.entries);
+    entries.filter(|entry| entry.content == Content::EqualityDeletes).flat_map(|entry| entry.equality_ids.iter().copied()).collect()
+}
+
+/// Adds the equality deletes that apply to a data file, those with the same keys together: its keys are read once for all.
+fn equality_deletes(
+    schema: &TableSchema,
+    keys: &KeyColumns,
+    deletes: Vec<&LiveFile<'_>>,
+    data: &mut LakeFile,
+    resolve: &Resolve<'_>,
+) -> Result<(), LakeError> {
+    let mut by_keys: BTreeMap<&[i32], Vec<&LiveFile<'_>>> = BTreeMap::new();
+    for delete in deletes {
+        by_keys.entry(&delete.entry.equality_ids).or_default().push(delete);
+    }
+    for deletes in by_keys.into_values() {
+        let mut files = Vec::with_capacity(deletes.len());
+        for delete in &deletes {
+            if delete.entry.format != "PARQUET" {
+                return Err(unsupported(format!("{} delete files", format_name(&delete.entry.format))));
+            }
+            let (store, path) = resolve(&delete.entry.path)?;
+            files.push((store, path, delete.entry.size_bytes));
+        }
+        let constants = data.constants.iter().filter_map(|(index, value)| Some((*schema.ids.get(*index)?, value.clone()))).collect();
+        let Some(first) = deletes.first() else { continue };
+        let keys = keys.of(first.entry, &constants)?;
+        let delete = EqualityDelete { store: Arc::clone(&data.store), path: data.path.clone(), size_bytes: data.size_bytes, keys, files };
+        data.deletes.push(DeleteFile::Equality(Arc::new(delete)));
+    }
+    Ok(())
 }
 
 /// Where in a manifest's tuples each field of the spec stands: by field id, or in the same order if the writer left the
@@ -110,6 +151,11 @@ fn delete_file(delete: &LiveFile<'_>, data: &LiveFile<'_>, resolve: &Resolve<'_>
 impl<'a> LiveFile<'a> {
     pub(super) fn partition_values(&self) -> impl Iterator<Item = (&'a PartitionField, Option<&PartitionValue>)> {
         self.spec.fields.iter().zip(self.partition.iter().map(Option::as_ref))
+    }
+
+    /// Which files share its partition.
+    fn key(&self) -> (i32, PartitionTuple) {
+        (self.spec_id, Arc::clone(&self.partition))
     }
 
     fn is_vector(&self) -> bool {
@@ -159,19 +205,17 @@ struct Deletes<'a> {
     vectors: HashMap<Arc<str>, LiveFile<'a>>,
     by_path: HashMap<Box<[u8]>, Vec<LiveFile<'a>>>,
     by_partition: HashMap<(i32, PartitionTuple), Vec<LiveFile<'a>>>,
-    /// Sequence number of the newest equality delete that applies to files of every spec and partition.
-    equality_everywhere: Option<i64>,
-    equality_by_partition: HashMap<(i32, PartitionTuple), i64>,
+    /// Equality deletes that apply to files of every spec and partition.
+    equality_everywhere: Vec<LiveFile<'a>>,
+    equality_by_partition: HashMap<(i32, PartitionTuple), Vec<LiveFile<'a>>>,
 }
 
 impl<'a> Deletes<'a> {
     fn add(&mut self, delete: LiveFile<'a>) -> Result<(), LakeError> {
         if delete.entry.content == Content::EqualityDeletes {
-            if delete.spec.is_unpartitioned() {
-                self.equality_everywhere = self.equality_everywhere.max(Some(delete.sequence));
-            } else {
-                let newest = self.equality_by_partition.entry((delete.spec_id, Arc::clone(&delete.partition))).or_insert(i64::MIN);
-                *newest = delete.sequence.max(*newest);
+            match delete.spec.is_unpartitioned() {
+                true => self.equality_everywhere.push(delete),
+                false => self.equality_by_partition.entry(delete.key()).or_default().push(delete),
             }
             return Ok(());
         }
@@ -185,29 +229,31 @@ impl<'a> Deletes<'a> {
         }
         match delete.target().map(Box::from) {
             Some(target) => self.by_path.entry(target).or_default().push(delete),
-            None => self.by_partition.entry((delete.spec_id, Arc::clone(&delete.partition))).or_default().push(delete),
+            None => self.by_partition.entry(delete.key()).or_default().push(delete),
         }
         Ok(())
     }
 
-    /// The delete files that apply to a data file, by the rules of the spec ("Scan Planning"). An equality delete
-    /// applies only to older files, the others also to files of their own commit.
-    fn of(&self, data: &LiveFile<'_>) -> Result<Vec<&LiveFile<'a>>, LakeError> {
-        let partition = (data.spec_id, Arc::clone(&data.partition));
-        let newest = self.equality_everywhere.max(self.equality_by_partition.get(&partition).copied());
-        if newest.is_some_and(|sequence| data.sequence < sequence) {
-            return Err(unsupported("equality deletes"));
-        }
+    /// The position deletes and vectors that apply to a data file, by the rules of the spec ("Scan Planning"): those of
+    /// its own commit and of later ones.
+    fn positions(&self, data: &LiveFile<'_>) -> Vec<&LiveFile<'a>> {
         // A vector holds all that position delete files said of its file before.
         if let Some(vector) = self.vectors.get(&data.entry.path)
             && data.sequence <= vector.sequence
         {
-            return Ok(vec![vector]);
+            return vec![vector];
         }
         let path = data.entry.path.as_bytes();
         let named = self.by_path.get(path).into_iter().flatten();
-        let near = self.by_partition.get(&partition).into_iter().flatten().filter(|delete| delete.may_name(path));
-        Ok(named.chain(near).filter(|delete| data.sequence <= delete.sequence).collect())
+        let near = self.by_partition.get(&data.key()).into_iter().flatten().filter(|delete| delete.may_name(path));
+        named.chain(near).filter(|delete| data.sequence <= delete.sequence).collect()
+    }
+
+    /// The equality deletes that apply to a data file: of later commits only.
+    fn equality(&self, data: &LiveFile<'_>, keys: &KeyColumns) -> Vec<&LiveFile<'a>> {
+        let near = self.equality_by_partition.get(&data.key()).into_iter().flatten();
+        let later = self.equality_everywhere.iter().chain(near).filter(|delete| data.sequence < delete.sequence);
+        later.filter(|delete| keys.may_meet(data.entry, delete.entry)).collect()
     }
 }
 
@@ -250,6 +296,7 @@ pub(super) mod tests {
             lower_bounds: Box::default(),
             upper_bounds: Box::default(),
             referenced_data_file: None,
+            equality_ids: if content == Content::EqualityDeletes { Box::new([1]) } else { Box::default() },
             blob: None,
         }
     }
@@ -277,7 +324,9 @@ pub(super) mod tests {
                 (list, Arc::new(Manifest { spec_id: Some(spec_id), partition_ids, entries: vec![entry] }))
             })
             .collect();
-        plan(&schema(), &specs(), &manifests, &|target| Ok(("s3://lake".into(), Path::parse(target).unwrap())))
+        let schema = schema();
+        let keys = KeyColumns::new("m", &schema, &[], None, &equality_ids(&manifests))?;
+        plan(&schema, &specs(), &keys, &manifests, &|target| Ok(("s3://lake".into(), Path::parse(target).unwrap())))
     }
 
     /// Names of the delete files that apply to the first data file.
@@ -285,6 +334,7 @@ pub(super) mod tests {
         let (files, _) = planned(entries).unwrap();
         let name = |delete: &DeleteFile| match delete {
             DeleteFile::PositionParquet { path, .. } | DeleteFile::Puffin { path, .. } => path.to_string(),
+            DeleteFile::Equality(delete) => delete.files.iter().map(|(_, path, _)| path.to_string()).collect::<Vec<_>>().join("+"),
             other => panic!("{other:?}"),
         };
         files[0].deletes.iter().map(name).collect()
@@ -341,19 +391,36 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn equality_deletes_are_refused_only_where_they_apply() {
-        let refused = |entries| match planned(entries) {
-            Err(LakeError::Unsupported { feature }) => feature,
-            other => panic!("{other:?}"),
-        };
+    fn equality_deletes_apply_to_older_files_of_their_partition_or_of_all() {
         let data = |value| partitioned(file(Data, "a"), value);
-        let delete = || file(EqualityDeletes, "e");
-        assert_eq!(refused(vec![(1, 1, data(7)), (2, 1, partitioned(delete(), 7))]), "equality deletes");
-        // An unpartitioned one reaches every partition.
-        assert_eq!(refused(vec![(1, 1, data(7)), (2, 0, delete())]), "equality deletes");
+        let delete = |name| file(EqualityDeletes, name);
+        assert_eq!(applying(vec![(1, 1, data(7)), (2, 1, partitioned(delete("d"), 7)), (3, 0, delete("e"))]), ["e+d"]);
         // Files of its own commit and of other partitions it leaves alone.
-        assert!(planned(vec![(2, 1, data(7)), (2, 1, partitioned(delete(), 7)), (2, 0, delete())]).is_ok());
-        assert!(planned(vec![(1, 1, data(7)), (2, 1, partitioned(delete(), 8))]).is_ok());
+        assert!(applying(vec![(2, 1, data(7)), (2, 1, partitioned(delete("d"), 7)), (2, 0, delete("e"))]).is_empty());
+        assert!(applying(vec![(1, 1, data(7)), (2, 1, partitioned(delete("d"), 8))]).is_empty());
+    }
+
+    #[test]
+    fn equality_deletes_are_told_apart_by_keys_and_bounds() {
+        let keyed = |name, ids: &[i32]| Entry { equality_ids: ids.into(), ..file(EqualityDeletes, name) };
+        let entries = vec![(1, 0, file(Data, "a")), (2, 0, keyed("d", &[1])), (3, 0, keyed("e", &[1, 2])), (4, 0, keyed("f", &[1]))];
+        assert_eq!(applying(entries), ["d+f", "e"]);
+
+        let within = |low: i64, high: i64, nulls: u64, entry| Entry {
+            lower_bounds: Box::new([(1, low.to_le_bytes().into())]),
+            upper_bounds: Box::new([(1, high.to_le_bytes().into())]),
+            null_counts: Box::new([(1, nulls)]),
+            ..entry
+        };
+        let meets = |data: [i64; 2], data_nulls, delete: [i64; 2], delete_nulls| {
+            let data = within(data[0], data[1], data_nulls, file(Data, "a"));
+            !applying(vec![(1, 0, data), (2, 0, within(delete[0], delete[1], delete_nulls, keyed("d", &[1])))]).is_empty()
+        };
+        assert!(meets([1, 5], 0, [5, 9], 0));
+        assert!(!meets([1, 5], 0, [6, 9], 0));
+        assert!(!meets([6, 9], 1, [1, 5], 0));
+        // NULL equals NULL.
+        assert!(meets([6, 9], 1, [1, 5], 1));
     }
 
     #[test]

@@ -157,7 +157,7 @@ pub(super) struct TableFiles {
     /// Folders already found and allowed, by the way metadata write them: files share few folders.
     folders: Mutex<HashMap<String, Place>>,
     /// Names the metadata in errors.
-    metadata: String,
+    pub(super) metadata: String,
 }
 
 impl TableFiles {

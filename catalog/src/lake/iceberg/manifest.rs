@@ -82,6 +82,8 @@ pub(super) struct Entry {
     pub upper_bounds: Box<[(i32, Box<[u8]>)]>,
     /// The one data file that a delete file is about.
     pub referenced_data_file: Option<Arc<str>>,
+    /// Key columns of an equality delete file, ascending.
+    pub equality_ids: Box<[i32]>,
     /// Offset and size of a deletion vector.
     pub blob: Option<(u64, u64)>,
 }
@@ -167,6 +169,11 @@ fn entry(file: &str, columns: &Columns<'_>, mut record: Vec<Value>, added: bool,
     };
     let Some(Value::Record(partition)) = columns.take(&mut record, "partition") else { return Err(missing("a partition")) };
     let partition = partition.into_iter().map(PartitionValue::from_avro).collect::<Result<_, _>>().map_err(|e| corrupt(file, e))?;
+    let mut equality_ids: Vec<i32> = match columns.take(&mut record, "equality_ids") {
+        Some(Value::Array(ids)) => ids.into_iter().filter_map(as_id).collect(),
+        _ => Vec::new(),
+    };
+    equality_ids.sort_unstable();
     let count = |name: &str| columns.long(&record, name).and_then(|value| u64::try_from(value).ok());
     let blob = count("content_offset").zip(count("content_size_in_bytes"));
     Ok(Entry {
@@ -176,6 +183,7 @@ fn entry(file: &str, columns: &Columns<'_>, mut record: Vec<Value>, added: bool,
         rows: count("record_count").ok_or_else(|| missing("a record count"))?,
         size_bytes: count("file_size_in_bytes").ok_or_else(|| missing("a size"))?,
         blob,
+        equality_ids: equality_ids.into(),
         path: columns.string(&mut record, "file_path").ok_or_else(|| missing("a path"))?.into(),
         format: columns.string(&mut record, "file_format").ok_or_else(|| missing("a format"))?.to_uppercase(),
         partition,
@@ -191,6 +199,13 @@ fn as_count(value: Value) -> Option<u64> {
     match value {
         // Negative: a writer's "unknown".
         Value::Long(value) => u64::try_from(value).ok(),
+        _ => None,
+    }
+}
+
+fn as_id(value: Value) -> Option<i32> {
+    match value {
+        Value::Long(value) => i32::try_from(value).ok(),
         _ => None,
     }
 }

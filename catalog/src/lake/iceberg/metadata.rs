@@ -21,6 +21,8 @@ const FIRST_PARTITION_FIELD_ID: i32 = 1000;
 #[derive(Debug)]
 pub(super) struct TableMetadata {
     pub schema: SchemaJson,
+    /// All that the table had.
+    pub schemas: Vec<SchemaJson>,
     pub specs: HashMap<i32, PartitionSpec>,
     /// `None`: nothing was ever written.
     pub snapshot: Option<Snapshot>,
@@ -133,7 +135,8 @@ impl TableMetadata {
         let snapshot = json.snapshot(file)?;
         let specs = json.specs(file)?;
         let name_mapping = json.properties.as_ref().and_then(|properties| properties.get("schema.name-mapping.default").cloned());
-        Ok(Self { schema: json.current_schema(file)?, specs, snapshot, name_mapping })
+        let schemas = json.schemas.clone().or_else(|| json.schema.clone().map(|one| vec![one])).unwrap_or_default();
+        Ok(Self { schema: json.current_schema(file)?, schemas, specs, snapshot, name_mapping })
     }
 }
 

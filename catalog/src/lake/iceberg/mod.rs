@@ -7,6 +7,7 @@
 mod avro;
 mod bounds;
 mod deletes;
+mod equality;
 mod files;
 mod locate;
 mod manifest;
@@ -25,6 +26,8 @@ use super::table::TableSource;
 use crate::caches::Caches;
 use crate::stores::Stores;
 pub(crate) use deletes::{DeleteFileKey, PositionDeletes, position_deletes};
+use equality::KeyColumns;
+pub(crate) use equality::{KeySet, KeySetKey, equality_deletes};
 pub(crate) use locate::MetadataFile;
 use locate::TableFiles;
 pub(crate) use manifest::Manifest;
@@ -66,7 +69,9 @@ pub(crate) async fn read(stores: &Arc<Stores>, caches: &Arc<Caches>, metadata: &
     };
     blocking(move || {
         let resolve = |target: &str| files.resolve(target);
-        let (data_files, bounds) = files::plan(&schema, &table.specs, &manifests, &resolve)?;
+        let keys = files::equality_ids(&manifests);
+        let keys = KeyColumns::new(&files.metadata, &schema, &table.schemas, name_mapping.as_ref(), &keys)?;
+        let (data_files, bounds) = files::plan(&schema, &table.specs, &keys, &manifests, &resolve)?;
         Ok(Arc::new(LakeSnapshot {
             id: SnapshotId(table.snapshot.map_or(-1, |snapshot| snapshot.id)),
             schema: schema.arrow,

@@ -43,6 +43,11 @@ impl TableSchema {
     }
 }
 
+/// The type of a top-level column in one of the table's schemas; `None`: not there.
+pub(super) fn top_level_type(file: &str, schema: &SchemaJson, id: i32) -> Option<Result<DataType, LakeError>> {
+    schema.fields.iter().find(|field| field.id == id).map(|field| data_type(file, &field.kind))
+}
+
 fn column_field(file: &str, json: &FieldJson) -> Result<Field, LakeError> {
     Ok(with_id(Field::new(&json.name, data_type(file, &json.kind)?, !json.required), json.id))
 }

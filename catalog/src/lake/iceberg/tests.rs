@@ -125,15 +125,8 @@ fn setup() -> Setup {
 }
 
 /// Why a table may be refused, by archive. All others must be read.
-const REFUSED: [(&str, &str); 7] = [
-    ("avro-files", "Avro data files"),
-    ("rewritten-manifests", "equality deletes"),
-    ("types-beyond-spark", "equality deletes"),
-    ("v2-equality-deletes", "equality deletes"),
-    ("v2-equality-deletes-sequence", "equality deletes"),
-    ("v3-defaults", "default value of a nested column"),
-    ("v3-variant", "type variant"),
-];
+const REFUSED: [(&str, &str); 3] =
+    [("avro-files", "Avro data files"), ("v3-defaults", "default value of a nested column"), ("v3-variant", "type variant")];
 
 fn session(setup: &Setup, snapshot: Arc<LakeSnapshot>) -> SessionContext {
     let runtime = RuntimeEnvBuilder::new().with_object_store_registry(Arc::clone(&setup.stores) as _).build().unwrap();
