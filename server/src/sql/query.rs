@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     Cte, Expr, FunctionArg, FunctionArguments, GroupByExpr, Ident as SqlIdent, JoinConstraint, JoinOperator, LimitClause, NamedWindowExpr,
-    ObjectName as SqlName, Offset, OrderByKind, Query as SqlQuery, Select, SelectFlavor, SelectItem, SetExpr, SetOperator, SetQuantifier,
+    ObjectName as SqlName, OrderByKind, Query as SqlQuery, Select, SelectFlavor, SelectItem, SetExpr, SetOperator, SetQuantifier,
     TableAlias, TableFactor, TableVersion, TableWithJoins, Value, ValueWithSpan, Visit, Visitor, WildcardAdditionalOptions, WindowSpec,
     WindowType,
 };
