@@ -205,7 +205,7 @@ pub(super) async fn schema_of(
         Definition::Table { format, location, options, .. } => {
             let source = TableSource { id: relation.id, format: *format, location: location.clone(), options: options.clone() };
             let open = context.lake.open(&source).await.map_err(|error| cannot_open(&target.shown, &error))?;
-            Ok(open.provider.schema())
+            Ok(open.binding_schema())
         }
         Definition::View { .. } => {
             let [catalog, schema, name] = state.qualified_name(relation.id).ok_or_else(|| Error::internal("a view without a name"))?;
