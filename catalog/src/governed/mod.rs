@@ -19,6 +19,9 @@ pub mod parse;
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod probes;
 mod row_filter;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod rules;
 mod table;
 mod touched;
 pub mod verify;

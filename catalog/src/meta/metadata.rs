@@ -7,7 +7,10 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use lazaret_auth::{CatalogId, GrantId, Grantee, ObjectId, PrincipalName, Privilege, PrivilegeGrant, SchemaId, SystemPrivilege, UserId};
+use lazaret_auth::{
+    CatalogId, GrantId, Grantee, ObjectId, PrincipalName, Privilege, PrivilegeGrant, SchemaId, StoredUser, SystemPrivilege, UserDirectory,
+    UserId,
+};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::entity::{Catalog, Entity, Schema, User};
@@ -130,6 +133,19 @@ impl Metadata {
         })
         .await?;
         Ok(first)
+    }
+}
+
+/// Looked up on every call, so that a user who is disabled or dropped, or has a new password, is out at once.
+impl UserDirectory for Metadata {
+    fn user(&self, name: &str) -> Option<StoredUser> {
+        let state = self.shared.current.load();
+        let user = state.user(name)?;
+        Some(StoredUser {
+            password_hash: user.password_hash.clone(),
+            enabled: user.enabled,
+            tokens_valid_after_s: user.tokens_valid_after_s,
+        })
     }
 }
 
@@ -350,6 +366,23 @@ mod tests {
         // The writer's turn ends with the commit.
         drop(metadata.shared.writer.lock().await);
         assert_eq!(roles(&metadata.current()), ["a"]);
+    }
+
+    #[tokio::test]
+    async fn sign_in_sees_users_as_they_are_now() {
+        let metadata = Metadata::open(Arc::new(MemoryStore::new())).await.unwrap();
+        assert!(UserDirectory::user(&metadata, ADMIN).is_none());
+        metadata.bootstrap("$argon2id$hash").await.unwrap();
+        let stored = UserDirectory::user(&metadata, ADMIN).unwrap();
+        assert_eq!((stored.password_hash.as_deref(), stored.enabled, stored.tokens_valid_after_s), (Some("$argon2id$hash"), true, 0));
+        let disable = |state: &State| {
+            let user = User { enabled: false, tokens_valid_after_s: 7, ..User::clone(state.user(ADMIN).unwrap()) };
+            Ok::<_, StateError>(vec![Change::Put(Entity::User(user))])
+        };
+        metadata.change(disable).await.unwrap();
+        let stored = UserDirectory::user(&metadata, ADMIN).unwrap();
+        assert_eq!((stored.enabled, stored.tokens_valid_after_s), (false, 7));
+        assert!(UserDirectory::user(&metadata, "Admin").is_none());
     }
 
     #[tokio::test]

@@ -57,6 +57,12 @@ impl SqliteStore {
         Ok(store)
     }
 
+    /// Whether the file can be read now.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        sqlx::query("SELECT count(*) FROM sqlite_master").execute(&self.pool).await.map_err(classify)?;
+        Ok(())
+    }
+
     /// Ends the connection and folds the write-ahead log into the file.
     pub async fn close(&self) {
         self.pool.close().await;

@@ -5,6 +5,7 @@
 
 mod layers;
 mod machine;
+mod parts;
 mod section;
 mod show;
 #[cfg(test)]

@@ -1,12 +1,12 @@
 //! The dialect: from the text of a statement to a [`Statement`]. Nothing here knows what exists or who asks.
 
-mod dialect;
 pub mod names;
 mod parser;
 mod query;
 mod redact;
 pub mod statement;
 mod tokens;
+pub mod types;
 
 pub use names::{Ident, ObjectName, RelationPath, SchemaPath, UserName};
 pub use redact::redact;

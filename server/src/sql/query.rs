@@ -7,20 +7,17 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     Cte, Expr, FunctionArg, FunctionArguments, GroupByExpr, Ident as SqlIdent, JoinConstraint, JoinOperator, LimitClause, NamedWindowExpr,
-    ObjectName as SqlName, Offset, OrderByKind, Query as SqlQuery, Select, SelectFlavor, SelectItem, SetExpr, SetOperator, SetQuantifier,
+    ObjectName as SqlName, OrderByKind, Query as SqlQuery, Select, SelectFlavor, SelectItem, SetExpr, SetOperator, SetQuantifier,
     TableAlias, TableFactor, TableVersion, TableWithJoins, Value, ValueWithSpan, Visit, Visitor, WildcardAdditionalOptions, WindowSpec,
     WindowType,
 };
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::Token;
+use lazaret_catalog::dialect::{LazaretDialect, MAX_PARSER_DEPTH, normalise_fetch};
 
-use super::dialect::LazaretDialect;
 use super::statement::Query;
 use super::tokens::{Cursor, Tokens, describe, lower_first, shown};
 use crate::error::{Error, ErrorKind, Position, Result};
-
-/// Calls that the parser may stack on one another. An opening bracket costs one to three; the stack grows as needed.
-const MAX_PARSER_DEPTH: usize = 256;
 
 /// Tables, subqueries and functions in the FROM clauses of one statement: each is a level of the plan, and the time to
 /// plan grows with the cube of the joins.
@@ -110,28 +107,6 @@ fn split_location(text: &str) -> Option<(&str, Position)> {
     let (message, location) = text.rsplit_once(" at Line: ")?;
     let (line, column) = location.split_once(", Column: ")?;
     Some((message, Position { line: line.parse().ok()?, column: column.parse().ok()? }))
-}
-
-/// FETCH FIRST n ROWS ONLY is LIMIT n, which the planner knows.
-fn normalise_fetch(query: &mut SqlQuery) {
-    struct Rewrite;
-    impl datafusion::sql::sqlparser::ast::VisitorMut for Rewrite {
-        type Break = ();
-        fn pre_visit_query(&mut self, query: &mut SqlQuery) -> ControlFlow<()> {
-            let offset: Option<Offset> = match &query.limit_clause {
-                None => None,
-                Some(LimitClause::LimitOffset { limit: None, offset, limit_by }) if limit_by.is_empty() => offset.clone(),
-                Some(_) => return ControlFlow::Continue(()),
-            };
-            if let Some(fetch) = query.fetch.take_if(|fetch| !fetch.with_ties && !fetch.percent) {
-                let one = || Expr::Value(Value::Number("1".to_owned(), false).into());
-                let limit = Some(fetch.quantity.unwrap_or_else(one));
-                query.limit_clause = Some(LimitClause::LimitOffset { limit, offset, limit_by: Vec::new() });
-            }
-            ControlFlow::Continue(())
-        }
-    }
-    let _ = datafusion::sql::sqlparser::ast::VisitMut::visit(query, &mut Rewrite);
 }
 
 fn check(tree: &impl Visit, tokens: &Tokens<'_>, from: usize) -> Result<()> {

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use datafusion::sql::sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan, Tokenizer};
+use lazaret_catalog::dialect::LazaretDialect;
 
-use super::dialect::LazaretDialect;
 use super::names::{Ident, ObjectName};
 use crate::error::{Error, ErrorKind, Position, Result};
 

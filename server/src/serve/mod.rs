@@ -1,0 +1,275 @@
+//! `lazaret serve`: builds every component from the configuration, serves, and drains when it is told to stop.
+
+mod data_dir;
+mod first_start;
+mod users;
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lazaret_auth::{Authenticator, AuthenticatorConfig, TokenKey};
+use lazaret_catalog::caches::Caches;
+use lazaret_catalog::lake::Lake;
+use lazaret_catalog::meta::{Metadata, SqliteStore};
+use lazaret_catalog::stores::Stores;
+use lazaret_catalog::write;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::audit::{AuditConfig, AuditLog};
+use crate::config::{Config, Tls};
+use crate::engine::{Engine, EngineLimits, EngineParts};
+use crate::flight::{self, Flight, FlightConfig};
+use crate::telemetry::{AdminServer, Exposition, Health, Metrics, Probe, Sample};
+
+use data_dir::DataDir;
+use users::Users;
+
+/// How long running statements may go on after SIGTERM. Kubernetes kills after 30 seconds unless told otherwise.
+const DRAIN: Duration = Duration::from_secs(25);
+
+/// How long a token that is given for a password is valid: a working day and a bit.
+const TOKEN_LIFETIME: Duration = Duration::from_secs(12 * 3600);
+
+/// Why the server cannot start, or had to stop.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {what}")]
+pub struct ServeError {
+    what: String,
+    #[source]
+    source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl ServeError {
+    fn new<E: Into<Box<dyn std::error::Error + Send + Sync>>>(what: impl Into<String>) -> impl FnOnce(E) -> Self {
+        let what = what.into();
+        move |source| Self { what, source: source.into() }
+    }
+}
+
+/// Everything that the engine is built from.
+pub struct Components {
+    pub config: Arc<Config>,
+    pub metadata: Arc<Metadata>,
+    pub stores: Arc<Stores>,
+    pub caches: Arc<Caches>,
+    pub audit: AuditLog,
+    pub metrics: Arc<Metrics>,
+}
+
+/// Serves until SIGTERM or SIGINT. Logs have been started.
+pub async fn serve(config: Config) -> Result<(), ServeError> {
+    let signals = Signals::listen().map_err(ServeError::new("listen for signals"))?;
+    if config.insecure && !config.listen.0.ip().is_loopback() && config.tls.is_none() {
+        tracing::warn!(listen = %config.listen, "insecure = true: passwords and data cross the network in the clear");
+    }
+    // Held to the end: no other server may write here.
+    let data_dir =
+        DataDir::open(&config.data_dir).map_err(ServeError::new(format!("use the data folder {}", config.data_dir.display())))?;
+    let tls = config.tls.as_ref().map(read_tls).transpose()?;
+    let metrics = Arc::new(Metrics::default());
+    let audit_config = AuditConfig::new(config.audit.retention_days);
+    let audit_dir = data_dir.audit();
+    let audit = tokio::task::spawn_blocking(move || AuditLog::open(&audit_dir, audit_config))
+        .await
+        .map_err(ServeError::new("open the audit log"))?
+        .map_err(ServeError::new("open the audit log"))?;
+    let store = Arc::new(SqliteStore::open(&data_dir.metadata()).await.map_err(ServeError::new("open the metadata"))?);
+    let metadata = Arc::new(Metadata::open(Arc::clone(&store) as _).await.map_err(ServeError::new("open the metadata"))?);
+    first_start::make_admin(&metadata, &config.admin_password).await.map_err(ServeError::new("make the user admin"))?;
+    let key = TokenKey::load_or_create(&data_dir.key()).map_err(ServeError::new("load the server's key"))?;
+    let authenticator = AuthenticatorConfig { issuers: config.issuer_configs(), token_key: key.clone(), token_lifetime: TOKEN_LIFETIME };
+    let authenticator = Arc::new(
+        Authenticator::new(authenticator, Arc::new(Users::new(Arc::clone(&metadata)))).map_err(ServeError::new("start authentication"))?,
+    );
+    let components = Components {
+        stores: Arc::new(Stores::new(config.stores_config())),
+        caches: Arc::new(Caches::new(config.cache.limits())),
+        audit: audit.clone(),
+        metrics: Arc::clone(&metrics),
+        metadata: Arc::clone(&metadata),
+        config: Arc::new(config),
+    };
+    let tables = metadata.current().relations().map(|relation| relation.id).collect();
+    write::sweep(&components.stores, tables).await.map_err(ServeError::new("sweep the warehouse"))?;
+    add_cache_metrics(&metrics, &components.caches);
+    let config = Arc::clone(&components.config);
+    let flight_config = flight_config(&config, tls, &key);
+    let engine = engine(components, &data_dir.spill())?;
+    let flight = Flight::new(engine, authenticator, flight_config).map_err(ServeError::new("start Flight SQL"))?;
+    let sessions = flight.sessions();
+    metrics.add_source(move |out| out.gauge("lazaret_sessions", "Sessions that are open.", &[Sample::plain(count(sessions.list().len()))]));
+    let health = Arc::new(Health::new(vec![audit_probe(&audit), metadata_probe(&store)]));
+
+    let listener = TcpListener::bind(config.listen.0).await.map_err(ServeError::new(format!("listen on {}", config.listen)))?;
+    let listen = listener.local_addr().map_err(ServeError::new("listen"))?;
+    let admin = match config.admin_listen.0 {
+        Some(address) => Some(
+            AdminServer::bind(address.0, Arc::clone(&health), metrics)
+                .await
+                .map_err(ServeError::new(format!("listen on {address} (admin_listen)")))?,
+        ),
+        None => None,
+    };
+    let admin_listen = admin.as_ref().map(AdminServer::local_addr).transpose().map_err(ServeError::new("listen"))?;
+    let (end_admin, mut admin_ends) = watch::channel(());
+    let admin = admin.map(|admin| {
+        tokio::spawn(admin.serve(async move {
+            let _ = admin_ends.changed().await;
+        }))
+    });
+    health.set_ready(true);
+    say_ready(listen, admin_listen).map_err(ServeError::new("write to standard output"))?;
+    let outcome = serve_until_signal(flight, listener, &health, signals).await;
+
+    // The last end records, and then the files.
+    if let Err(error) = audit.flush().await {
+        tracing::error!(%error, "audit log could not be flushed");
+    }
+    store.close().await;
+    drop(end_admin);
+    if let Some(admin) = admin {
+        let _ = admin.await;
+    }
+    drop(data_dir);
+    tracing::info!("stopped");
+    outcome
+}
+
+/// Where the engine is put together.
+fn engine(components: Components, spill: &Path) -> Result<Arc<Engine>, ServeError> {
+    let Components { config, metadata, stores, caches, audit, metrics } = components;
+    let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    let limits = EngineLimits {
+        statement_bytes: bytes(config.limits.statement_bytes),
+        memory_bytes: bytes(config.limits.total_memory_bytes()),
+        query_memory_bytes: bytes(config.limits.one_query_memory_bytes()),
+        query_timeout: (config.limits.query_timeout_s > 0).then(|| Duration::from_secs(config.limits.query_timeout_s)),
+    };
+    let issuers = config.issuers.iter().map(|issuer| issuer.name.clone()).collect();
+    let lake = Arc::new(Lake::new(stores, caches));
+    let parts = EngineParts { metadata, lake, audit, metrics, limits, issuers };
+    Engine::new(parts, spill).map(Arc::new).map_err(ServeError::new("start the engine"))
+}
+
+fn flight_config(config: &Config, tls: Option<flight::Tls>, key: &TokenKey) -> FlightConfig {
+    FlightConfig {
+        tls,
+        key: key.derive("flight handles"),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        default_catalog: lazaret_catalog::meta::DEFAULT_CATALOG.to_owned(),
+        default_schema: lazaret_catalog::meta::DEFAULT_SCHEMA.to_owned(),
+        sessions: config.limits.sessions,
+        statements_per_session: usize::try_from(config.limits.statements_per_session).unwrap_or(usize::MAX),
+        statement_bytes: config.limits.statement_bytes,
+    }
+}
+
+/// After the signal no call is taken any more; those that run have [`DRAIN`], or until the next signal.
+async fn serve_until_signal(flight: Flight, listener: TcpListener, health: &Health, mut signals: Signals) -> Result<(), ServeError> {
+    let (stop, mut stopping) = watch::channel(());
+    let serving = flight.serve(listener, async move {
+        let _ = stopping.changed().await;
+    });
+    tokio::pin!(serving);
+    tokio::select! {
+        outcome = &mut serving => return outcome.map_err(ServeError::new("serve Flight SQL")),
+        name = signals.next() => tracing::info!(signal = name, drain_s = DRAIN.as_secs(), "stopping"),
+    }
+    health.set_ready(false);
+    drop(stop);
+    tokio::select! {
+        outcome = &mut serving => outcome.map_err(ServeError::new("serve Flight SQL")),
+        () = tokio::time::sleep(DRAIN) => {
+            tracing::warn!("statements still run; they are cancelled");
+            Ok(())
+        }
+        name = signals.next() => {
+            tracing::warn!(signal = name, "told again to stop; running statements are cancelled");
+            Ok(())
+        }
+    }
+}
+
+struct Signals {
+    term: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        Ok(Self { term: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.term.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// The one line on standard output, for whoever started us.
+fn say_ready(listen: SocketAddr, admin_listen: Option<SocketAddr>) -> io::Result<()> {
+    let admin_listen = admin_listen.map(|address| address.to_string());
+    tracing::info!(%listen, admin_listen, "ready");
+    let line = serde_json::json!({"ready": true, "listen": listen.to_string(), "admin_listen": admin_listen});
+    let mut out = io::stdout().lock();
+    writeln!(out, "{line}")?;
+    out.flush()
+}
+
+fn read_tls(tls: &Tls) -> Result<flight::Tls, ServeError> {
+    let read = |path: &std::path::Path| std::fs::read_to_string(path).map_err(ServeError::new(format!("read {}", path.display())));
+    Ok(flight::Tls {
+        certificates: read(&tls.cert_file)?,
+        key: read(&tls.key_file)?,
+        client_authorities: tls.client_ca_file.as_deref().map(read).transpose()?,
+    })
+}
+
+fn audit_probe(audit: &AuditLog) -> Probe {
+    let audit = audit.clone();
+    Probe::new("audit", move || {
+        let healthy = audit.healthy();
+        async move { if healthy { Ok(()) } else { Err("the audit log cannot be written".to_owned()) } }
+    })
+}
+
+fn metadata_probe(store: &Arc<SqliteStore>) -> Probe {
+    let store = Arc::clone(store);
+    Probe::new("metadata", move || {
+        let store = Arc::clone(&store);
+        async move { store.ping().await.map_err(|error| error.to_string()) }
+    })
+}
+
+fn add_cache_metrics(metrics: &Metrics, caches: &Arc<Caches>) {
+    let caches = Arc::clone(caches);
+    metrics.add_source(move |out: &mut Exposition| {
+        let stats = caches.stats();
+        let each = |value: fn(&lazaret_catalog::caches::CacheStats) -> u64| -> Vec<Sample> {
+            stats.iter().map(|cache| Sample::labelled(&[("cache", cache.name)], count64(value(cache)))).collect()
+        };
+        out.counter("lazaret_cache_hits_total", "Answers from a cache.", &each(|cache| cache.hits));
+        out.counter("lazaret_cache_misses_total", "Answers that a cache did not have.", &each(|cache| cache.misses));
+        out.counter("lazaret_cache_evictions_total", "Entries that a cache gave up for others.", &each(|cache| cache.evictions));
+        out.gauge("lazaret_cache_entries", "Entries in a cache.", &each(|cache| cache.entries));
+        out.gauge("lazaret_cache_bytes", "Bytes in a cache.", &each(|cache| cache.bytes));
+        out.gauge("lazaret_cache_limit_bytes", "Bytes that a cache may hold.", &each(|cache| cache.limit_bytes));
+    });
+}
+
+fn count(number: usize) -> f64 {
+    count64(u64::try_from(number).unwrap_or(u64::MAX))
+}
+
+/// Exact up to 2^53, as Prometheus' own numbers are.
+#[allow(clippy::cast_precision_loss, clippy::as_conversions)]
+fn count64(number: u64) -> f64 {
+    number as f64
+}
