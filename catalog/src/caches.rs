@@ -5,17 +5,21 @@ use std::future::Future;
 use std::hash::Hash;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use moka::future::Cache;
 use moka::notification::RemovalCause;
 use object_store::path::Path;
+use parking_lot::Mutex;
 use parquet::file::metadata::ParquetMetaData;
 use roaring::RoaringTreemap;
 
-use crate::lake::DeleteFile;
-use crate::lake::table::{CachedTable, TableKey};
+use crate::lake::delta::DeltaTable;
+use crate::lake::iceberg::{CachedVersion, DeleteFileKey, KeySet, KeySetKey, Manifest, ManifestKey, PositionDeletes};
+use crate::lake::plain::PlainTable;
+use crate::lake::table::TableKey;
+use crate::lake::{DeleteFile, LakeError};
 
 /// For how long a table's current version is taken on trust before the log is listed again. One second is below what
 /// a dashboard notices and takes the listing out of the way of a burst of queries.
@@ -23,6 +27,15 @@ pub const DEFAULT_STALENESS: Duration = Duration::from_secs(1);
 
 /// Of the bytes for snapshots, the part that deletion vectors may take.
 const DELETES_SHARE: u64 = 4;
+
+/// And the part for listings of plain files.
+const LISTINGS_SHARE: u64 = 8;
+
+/// Of the bytes for snapshots, the part that Iceberg's manifests may take: they serve the next version of a table.
+const MANIFESTS_SHARE: u64 = 4;
+
+/// Of the bytes for snapshots, the part that delete files of either kind may take: one serves many data files.
+const DELETE_FILES_SHARE: u64 = 8;
 
 /// Sizes, in bytes.
 #[derive(Clone, Debug)]
@@ -56,8 +69,18 @@ pub struct Caches {
     pub(crate) limits: CacheLimits,
     /// Parquet footers with their page index, renamed to a table's schema.
     pub(crate) footers: Cached<FooterKey, Arc<ParquetMetaData>>,
-    /// Tables at their current version, with their file index.
-    pub(crate) snapshots: Cached<TableKey, Arc<CachedTable>>,
+    /// Delta tables at their current version, with their file index.
+    pub(crate) snapshots: Cached<TableKey, Arc<Held<DeltaTable>>>,
+    /// Folders of plain files as last listed.
+    pub(crate) listings: Cached<TableKey, Arc<Held<PlainTable>>>,
+    /// Iceberg tables at their current version, with their file index.
+    pub(crate) iceberg_snapshots: Cached<TableKey, Arc<CachedVersion>>,
+    /// Iceberg's manifests, decoded.
+    pub(crate) manifests: Cached<ManifestKey, Arc<Manifest>>,
+    /// Iceberg's position delete files, decoded.
+    pub(crate) position_deletes: Cached<DeleteFileKey, Arc<PositionDeletes>>,
+    /// Iceberg's equality delete files, decoded.
+    pub(crate) equality_keys: Cached<KeySetKey, Arc<KeySet>>,
     /// Which rows of a data file are gone.
     pub(crate) deletes: Cached<DeleteFile, Arc<RoaringTreemap>>,
     /// Bytes of data files on remote stores, and bloom filters.
@@ -79,6 +102,8 @@ pub(crate) struct RangeKey {
     pub store: Arc<str>,
     pub path: Path,
     pub size_bytes: u64,
+    /// Other than 0 for plain files, which may be replaced under their name.
+    pub version: u64,
     pub start: u64,
     pub end: u64,
 }
@@ -89,7 +114,20 @@ impl Caches {
             footers: Cached::new("footers", limits.footer_bytes, |key: &FooterKey, footer: &Arc<ParquetMetaData>| {
                 footer.memory_size() + key.path.as_ref().len()
             }),
-            snapshots: Cached::new("snapshots", limits.snapshot_bytes, |_, table: &Arc<CachedTable>| table.memory_bytes()),
+            snapshots: Cached::new("snapshots", limits.snapshot_bytes, |_, held: &Arc<Held<DeltaTable>>| held.value.memory_bytes()),
+            listings: Cached::new("listings", limits.snapshot_bytes / LISTINGS_SHARE, |_, held: &Arc<Held<PlainTable>>| {
+                held.value.memory_bytes()
+            }),
+            iceberg_snapshots: Cached::new("iceberg_snapshots", limits.snapshot_bytes, |_, version: &Arc<CachedVersion>| version.weight()),
+            manifests: Cached::new("manifests", limits.snapshot_bytes / MANIFESTS_SHARE, |_, manifest: &Arc<Manifest>| manifest.weight()),
+            position_deletes: Cached::new(
+                "position_deletes",
+                limits.snapshot_bytes / DELETE_FILES_SHARE,
+                |_, deletes: &Arc<PositionDeletes>| deletes.weight(),
+            ),
+            equality_keys: Cached::new("equality_deletes", limits.snapshot_bytes / DELETE_FILES_SHARE, |_, keys: &Arc<KeySet>| {
+                keys.weight()
+            }),
             deletes: Cached::new("deletes", limits.snapshot_bytes / DELETES_SHARE, |_, rows: &Arc<RoaringTreemap>| rows.serialized_size()),
             ranges: Cached::new("data", limits.data_bytes, |key: &RangeKey, bytes: &Bytes| bytes.len() + key.path.as_ref().len()),
             limits,
@@ -97,7 +135,17 @@ impl Caches {
     }
 
     pub fn stats(&self) -> Vec<CacheStats> {
-        vec![self.footers.stats(), self.snapshots.stats(), self.deletes.stats(), self.ranges.stats()]
+        vec![
+            self.footers.stats(),
+            self.snapshots.stats(),
+            self.listings.stats(),
+            self.iceberg_snapshots.stats(),
+            self.manifests.stats(),
+            self.position_deletes.stats(),
+            self.equality_keys.stats(),
+            self.deletes.stats(),
+            self.ranges.stats(),
+        ]
     }
 }
 
@@ -158,10 +206,6 @@ where
         self.cache.insert(key, value).await;
     }
 
-    pub(crate) async fn remove(&self, key: &K) {
-        self.cache.invalidate(key).await;
-    }
-
     fn count(&self, hit: bool) {
         if hit { &self.hits } else { &self.misses }.fetch_add(1, Ordering::Relaxed);
     }
@@ -175,6 +219,77 @@ where
             entries: self.cache.entry_count(),
             bytes: self.cache.weighted_size(),
             limit_bytes: self.limit_bytes,
+        }
+    }
+}
+
+/// Something that stands in a store and may change there, as last seen.
+pub(crate) struct Held<T> {
+    pub value: T,
+    checked: Mutex<Instant>,
+    /// Held by the one caller that asks the store, while the others wait.
+    asking: tokio::sync::Mutex<()>,
+}
+
+/// What asking the store again found.
+pub(crate) enum Seen<T> {
+    Same,
+    New(T),
+}
+
+impl<T> Held<T> {
+    fn new(value: T, asked: Instant) -> Arc<Self> {
+        Arc::new(Self { value, checked: Mutex::new(asked), asking: tokio::sync::Mutex::default() })
+    }
+
+    fn is_fresh(&self, staleness: Duration) -> bool {
+        self.checked.lock().elapsed() < staleness
+    }
+}
+
+impl<K, T> Cached<K, Arc<Held<T>>>
+where
+    K: Hash + Eq + Clone + Send + Sync + 'static,
+    T: Send + Sync + 'static,
+{
+    /// What was seen no longer ago than `staleness`, or else what `look` sees now, given what was seen before.
+    pub(crate) async fn current<F>(
+        &self,
+        key: K,
+        staleness: Duration,
+        look: impl Fn(Option<Arc<Held<T>>>) -> F,
+    ) -> Result<Arc<Held<T>>, LakeError>
+    where
+        F: Future<Output = Result<Seen<T>, LakeError>>,
+    {
+        let first = async {
+            let asked = Instant::now();
+            match look(None).await? {
+                Seen::New(value) => Ok(Held::new(value, asked)),
+                Seen::Same => Err(LakeError::Internal("nothing was seen before".to_owned())),
+            }
+        };
+        let first = self.get_with(key.clone(), first).await.map_err(LakeError::shared)?;
+        if first.is_fresh(staleness) {
+            return Ok(first);
+        }
+        let _one = first.asking.lock().await;
+        // Another caller may have looked meanwhile.
+        let held = self.cache.get(&key).await.unwrap_or_else(|| Arc::clone(&first));
+        if held.is_fresh(staleness) {
+            return Ok(held);
+        }
+        let asked = Instant::now();
+        match look(Some(Arc::clone(&held))).await? {
+            Seen::Same => {
+                *held.checked.lock() = asked;
+                Ok(held)
+            }
+            Seen::New(value) => {
+                let new = Held::new(value, asked);
+                self.cache.insert(key, Arc::clone(&new)).await;
+                Ok(new)
+            }
         }
     }
 }

@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::{CatalogProvider, CatalogProviderList, SchemaProvider, TableProvider};
 use datafusion::error::DataFusionError;
@@ -101,6 +102,8 @@ impl ViewBudget {
     }
 }
 
+type OnceByTable<T> = Mutex<HashMap<TableId, Arc<OnceCell<T>>>>;
+
 /// What all namespaces of one statement share: its own, and those of the views inside it.
 struct Statement {
     state: Arc<State>,
@@ -110,7 +113,7 @@ struct Statement {
     /// Configuration, rules and functions, the identity functions among them.
     template: SessionState,
     /// One version of a table for all its uses.
-    opened: Mutex<HashMap<TableId, Arc<OnceCell<OpenTable>>>>,
+    opened: OnceByTable<OpenTable>,
     touched: Arc<TouchedTables>,
     views: Arc<ViewBudget>,
 }
@@ -126,7 +129,7 @@ pub struct Namespace {
     default_schema: Arc<str>,
     reserved: Arc<BTreeMap<String, Arc<dyn SchemaProvider>>>,
     witness: Witness,
-    resolved: Arc<Mutex<HashMap<TableId, Arc<OnceCell<Arc<GovernedTable>>>>>>,
+    resolved: Arc<OnceByTable<Arc<GovernedTable>>>,
 }
 
 impl Namespace {
@@ -259,23 +262,25 @@ impl Namespace {
             Denied::NotVisible => CatalogError::NotFound(name.clone()),
             Denied::Missing(privilege) => CatalogError::Denied { name: name.clone(), privilege },
         })?;
-        let (open, is_view) = match &relation.definition {
+        let bind = |schema: &SchemaRef| {
+            let rows = PolicyBinder::new(&self.statement.template).bind_rows(&grant, schema);
+            rows.map_err(|error| self.not_binding(&name, path, &error))
+        };
+        let (label, witness): (Arc<str>, _) = (name.as_str().into(), self.witness.clone());
+        let (table, snapshot) = match &relation.definition {
             Definition::Table { format, location, options, .. } => {
                 let source = TableSource { id: relation.id, format: *format, location: location.clone(), options: options.clone() };
-                (self.open(&source, &name, path).await?, false)
+                let open = self.open(&source, &name, path).await?;
+                let (rows, snapshot) = (bind(&open.provider.schema())?, open.snapshot);
+                (GovernedTable::table(&grant, label, open, rows, witness), snapshot)
             }
             Definition::View { query, catalog, schema } => {
-                let view = self.plan_view(relation, query, catalog, schema).await;
-                let provider: Arc<dyn TableProvider> = Arc::new(view.map_err(|error| self.broken_view(&name, relation, &error))?);
-                (OpenTable { provider, snapshot: None }, true)
+                let query = self.plan_view(relation, query, catalog, schema).await;
+                let query = query.map_err(|error| self.broken_view(&name, relation, &error))?;
+                let rows = bind(&query.schema())?;
+                (GovernedTable::view(&grant, label, query, rows, witness), None)
             }
         };
-        let rows = PolicyBinder::new(&self.statement.template)
-            .bind_rows(&grant, &open.provider.schema())
-            .map_err(|error| self.not_binding(&name, path, &error))?;
-        let snapshot = open.snapshot;
-        let make = if is_view { GovernedTable::view } else { GovernedTable::table };
-        let table = make(&grant, name.as_str().into(), open, rows, self.witness.clone());
         self.statement.touched.resolved(Touched {
             table: relation.id,
             name: qualified,
@@ -322,7 +327,9 @@ impl Namespace {
             resolved: Arc::default(),
         };
         let query = parse::query(query).map_err(|error| DataFusionError::External(Box::new(error)))?;
-        let plan = inside.session_state().statement_to_plan(DfStatement::Statement(Box::new(query))).await?;
+        let state = inside.session_state();
+        let plan = state.statement_to_plan(DfStatement::Statement(Box::new(query))).await?;
+        let plan = state.analyzer().execute_and_check(plan, state.config_options(), |_, _| {})?;
         ViewQuery::try_new(plan, Arc::clone(&inside.witness.leaves), Arc::clone(&self.statement.views))
     }
 

@@ -106,6 +106,21 @@ impl Stores {
         }
     }
 
+    /// Whether a table's metadata may name what lies outside the table's own folder: below an allowed path or a
+    /// configured store, and not in the warehouse.
+    pub(crate) fn may_name(&self, text: &str) -> bool {
+        let Ok(location) = self.locate(text) else { return false };
+        let bucket = location.store().split_once("://").map_or("", |(_, bucket)| bucket);
+        location.local_path().is_some() || self.config.stores.iter().any(|store| covers(&store.url, bucket, location.path().as_ref()))
+    }
+
+    /// Puts a store in place of the one that would be made.
+    #[cfg(test)]
+    pub(crate) fn put(&self, store: &str, object_store: Arc<dyn ObjectStore>) {
+        let counting = CountingStore::new(object_store, Arc::clone(&self.requests), None);
+        self.open.lock().insert(Arc::from(store), Arc::new(counting));
+    }
+
     /// The folder of a managed table, such as `<data dir>/warehouse/<table id>`.
     pub fn managed(&self, folder: &str) -> Result<Location, LocationError> {
         location::from_local_path(&self.warehouse.join(folder))

@@ -9,4 +9,5 @@ pub mod serve;
 pub mod session;
 pub mod sql;
 pub mod statements;
+pub mod system;
 pub mod telemetry;

@@ -9,14 +9,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use arrow::array::{RecordBatch, RecordBatchOptions};
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::{FieldRef, Fields, Schema, SchemaRef};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Statistics, internal_datafusion_err, internal_err};
 use datafusion::error::Result;
 use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{Distribution, EquivalenceProperties, OrderingRequirements, PhysicalExpr, PhysicalSortExpr};
-use datafusion::physical_plan::execution_plan::{CardinalityEffect, InvariantLevel, ReplaceChildrenOptions, check_default_invariants};
+use datafusion::physical_plan::execution_plan::{
+    CardinalityEffect, ChildrenPropertiesMode, InvariantLevel, ReplaceChildrenOptions, check_default_invariants,
+};
 use datafusion::physical_plan::filter_pushdown::{
     ChildFilterDescription, ChildPushdownResult, FilterDescription, FilterPushdownPhase, FilterPushdownPropagation,
 };
@@ -30,20 +32,22 @@ use datafusion::physical_plan::{
 use futures::{Stream, StreamExt};
 
 use super::failure::ScanFailure;
-use super::leakproof::is_leakproof_physical;
+use super::leakproof::{PlainColumns, is_leakproof_physical};
 
 /// Closes the plan of a restricted table or view.
 pub struct SecurityBarrierExec {
     /// The name under which the reader knows the table.
     table: Arc<str>,
+    /// On which predicates may go down.
+    plain: PlainColumns,
     input: Arc<dyn ExecutionPlan>,
     properties: Arc<PlanProperties>,
 }
 
 impl SecurityBarrierExec {
-    pub(crate) fn new(table: Arc<str>, input: Arc<dyn ExecutionPlan>) -> Self {
+    pub(crate) fn new(table: Arc<str>, plain: PlainColumns, input: Arc<dyn ExecutionPlan>) -> Self {
         let properties = Arc::new(visible_properties(&input));
-        Self { table, input, properties }
+        Self { table, plain, input, properties }
     }
 
     /// The name of the table that is closed.
@@ -53,11 +57,23 @@ impl SecurityBarrierExec {
 }
 
 /// What is known of the output: how many partitions, and nothing of orders or constants, which would speak of hidden rows
-/// or of a predicate that a source only prunes with. The schema loses its metadata, which may name hidden columns.
+/// or of a predicate that a source only prunes with.
 fn visible_properties(input: &Arc<dyn ExecutionPlan>) -> PlanProperties {
-    let schema = Arc::new(Schema::new(input.schema().fields().clone()));
+    let schema = visible_schema(input.schema().fields());
     let partitions = Partitioning::UnknownPartitioning(input.output_partitioning().partition_count());
     PlanProperties::new(EquivalenceProperties::new(schema), partitions, input.pipeline_behavior(), input.boundedness())
+}
+
+/// Columns as a reader sees them. Writers keep things in metadata that name other columns, such as constraints: what stays
+/// is what an Arrow type needs, and the field id.
+pub(crate) fn visible_schema(fields: &Fields) -> SchemaRef {
+    let visible = |field: &FieldRef| {
+        let stays = |key: &str| key.starts_with("ARROW:extension:") || key == "PARQUET:field_id";
+        let kept = field.metadata().iter().filter(|(key, _)| stays(key));
+        let kept = kept.map(|(key, value)| (key.clone(), value.clone())).collect();
+        field.as_ref().clone().with_metadata(kept)
+    };
+    Arc::new(Schema::new(fields.iter().map(visible).collect::<Vec<_>>()))
 }
 
 impl fmt::Debug for SecurityBarrierExec {
@@ -139,8 +155,8 @@ impl ExecutionPlan for SecurityBarrierExec {
         _options: ReplaceChildrenOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         match (children.pop(), children.is_empty()) {
-            (Some(input), true) if input.schema().fields() == self.schema().fields() => {
-                Ok(Arc::new(Self::new(Arc::clone(&self.table), input)))
+            (Some(input), true) if visible_schema(input.schema().fields()) == self.schema() => {
+                Ok(Arc::new(Self::new(Arc::clone(&self.table), self.plain.clone(), input)))
             }
             _ => internal_err!("a barrier has one child, of its own columns"),
         }
@@ -151,7 +167,7 @@ impl ExecutionPlan for SecurityBarrierExec {
     }
 
     fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
-        let options = ReplaceChildrenOptions::new(datafusion::physical_plan::execution_plan::ChildrenPropertiesMode::Recompute);
+        let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
         self.replace_children(children, options)
     }
 
@@ -219,7 +235,8 @@ impl ExecutionPlan for SecurityBarrierExec {
         _config: &ConfigOptions,
     ) -> Result<FilterDescription> {
         let schema = self.schema();
-        let leakproof = parent_filters.iter().filter(|filter| is_leakproof_physical(filter, &schema)).cloned().collect();
+        let goes_down = |filter: &&Arc<dyn PhysicalExpr>| is_leakproof_physical(filter, &schema) && self.plain.admit_physical(filter);
+        let leakproof = parent_filters.iter().filter(goes_down).cloned().collect();
         let child = ChildFilterDescription::all_unsupported(&parent_filters).with_self_filters(leakproof);
         Ok(FilterDescription::new().with_child(child))
     }

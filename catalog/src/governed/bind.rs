@@ -250,3 +250,158 @@ fn refuse(part: &Expr) -> Option<BindError> {
         _ => Some(BindError::NotAllowed("this kind of expression")),
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use std::collections::HashMap;
+
+    use lazaret_auth::{PolicyCommand, PolicyId, PolicyKind, PrincipalName, TableId};
+
+    use super::*;
+    use crate::governed::lab::{Lab, schema};
+
+    fn binds(text: &str) -> Result<Vec<BoundColumn>, String> {
+        let state = Lab::new().namespace("ana").session_state();
+        PolicyBinder::new(&state).bind_new_policy(text, &schema()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_new_policy_is_boolean_pure_and_without_doubt() {
+        for text in [
+            "region = 2",
+            "region IN (1, 2) OR has_role('national')",
+            "s = current_user",
+            "s = current_user() AND session_user() = 'x'",
+            "s = claim('region') OR array_has(claims('regions'), s)",
+            "TRY_CAST(s AS INT) = region",
+            "d > now() - interval '1 year'",
+            "region IS NOT DISTINCT FROM 2",
+            "region IS NOT DISTINCT FROM (x) OR id > 3",
+            "true",
+        ] {
+            assert!(binds(text).is_ok(), "{text}: {:?}", binds(text));
+        }
+        for (text, said) in [
+            ("region", "a policy must be BOOLEAN, this one is Int32"),
+            ("NULL", "a policy must be BOOLEAN, this one is Null"),
+            ("'true'", "must be BOOLEAN"),
+            ("1", "must be BOOLEAN"),
+            ("s", "must be BOOLEAN"),
+            ("region = 2 AND s", "AND"),
+            ("nothing = 2", "nothing"),
+            ("region = 2; DROP TABLE t", "unexpected ;"),
+            ("region = 2) OR (true", "unexpected )"),
+            ("region = 2 -- note", ""),
+            ("", "an expression"),
+            ("region IN (SELECT id FROM m)", "not supported yet: subquery in a policy"),
+            ("EXISTS (SELECT 1)", "not supported yet: subquery in a policy"),
+            ("(SELECT true)", "not supported yet: subquery in a policy"),
+            ("region = (SELECT 1)", "not supported yet: subquery in a policy"),
+            ("region = ANY (SELECT 1)", "not supported yet: subquery in a policy"),
+            ("max(region) = 2", "an aggregate function is not allowed"),
+            ("row_number() OVER () = 2", "a window function is not allowed"),
+            ("random() < 0.5", "function \"random\" is not allowed"),
+            ("s = uuid()", "function \"uuid\" is not allowed"),
+            ("region = $1", "a placeholder is not allowed"),
+            ("region = @@session", ""),
+            ("unnest(tags) = 'a'", ""),
+        ] {
+            match (binds(text), said) {
+                (Ok(columns), "") if text.contains("--") => assert_eq!(columns.len(), 1),
+                (Err(error), said) => assert!(error.contains(said), "{text}: {error}"),
+                (Ok(columns), _) => panic!("{text} binds to {columns:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn binding_records_names_ids_and_types() {
+        let id = HashMap::from([(FIELD_ID.to_owned(), "7".to_owned())]);
+        let fields = vec![Field::new("region", DataType::Int32, false).with_metadata(id), Field::new("s", DataType::Utf8View, true)];
+        let state = Lab::new().namespace("ana").session_state();
+        let columns = PolicyBinder::new(&state).bind_new_policy("region = 2 AND s > 'a' OR true", &Schema::new(fields)).unwrap();
+        let region = BoundColumn { name: "region".to_owned(), field_id: Some(7), data_type: "Int32".to_owned() };
+        assert_eq!(columns, [region, BoundColumn { name: "s".to_owned(), field_id: None, data_type: "Utf8".to_owned() }]);
+    }
+
+    #[test]
+    fn a_stored_policy_follows_its_column_and_nothing_else() {
+        let field = |name: &str, id: &str, data_type| {
+            Field::new(name, data_type, true).with_metadata(HashMap::from([(FIELD_ID.to_owned(), id.to_owned())]))
+        };
+        let state = Lab::new().namespace("ana").session_state();
+        let binder = PolicyBinder::new(&state);
+        let made = Schema::new(vec![field("region", "1", DataType::Int32), field("x", "2", DataType::Int32)]);
+        let policy = |object, columns| RowPolicy {
+            id: PolicyId::generate(),
+            name: "p".to_owned(),
+            object,
+            kind: PolicyKind::Permissive,
+            command: PolicyCommand::Select,
+            to: Vec::new(),
+            except: Vec::new(),
+            using: Some("region = 2".to_owned()),
+            with_check: None,
+            columns,
+            creator: PrincipalName::local("admin"),
+            version: 1,
+            comment: None,
+        };
+        let on_table = policy(ObjectId::Table(TableId::generate()), binder.bind_new_policy("region = 2", &made).unwrap());
+        let bound = |policy: &RowPolicy, fields: Vec<Field>| {
+            binder.bind_stored(policy, &Schema::new(fields)).map(|expr| expr.to_string()).map_err(|error| error.to_string())
+        };
+        assert_eq!(
+            bound(&on_table, made.fields().iter().map(|f| f.as_ref().clone()).collect()).unwrap(),
+            "region = Int64(2)".replace("region", "CAST(region AS Int64)")
+        );
+        // Renamed, and its old name taken by another column.
+        let swapped = vec![field("region", "2", DataType::Int32), field("area", "1", DataType::Int32)];
+        assert_eq!(bound(&on_table, swapped).unwrap(), "CAST(area AS Int64) = Int64(2)");
+        let dropped = vec![field("region", "3", DataType::Int32)];
+        assert!(bound(&on_table, dropped).unwrap_err().contains("column \"region\" is gone"));
+        let retyped = vec![field("region", "1", DataType::Int64)];
+        assert!(bound(&on_table, retyped).unwrap_err().contains("was Int32 and is Int64"));
+
+        // Without ids: by name and type. On a schema: by name, in whatever type it binds.
+        let by_name = policy(ObjectId::Table(TableId::generate()), binder.bind_new_policy("region = 2", &schema()).unwrap());
+        assert!(bound(&by_name, vec![Field::new("region", DataType::Int32, true)]).is_ok());
+        assert!(bound(&by_name, vec![Field::new("area", DataType::Int32, true)]).is_err());
+        let on_schema = policy(ObjectId::Schema(lazaret_auth::SchemaId::generate()), Vec::new());
+        assert!(bound(&on_schema, vec![Field::new("region", DataType::Int64, true)]).is_ok());
+        assert!(bound(&on_schema, vec![Field::new("id", DataType::Int64, true)]).unwrap_err().contains("no longer binds"));
+        // A text with a column that was never recorded.
+        let unrecorded = policy(ObjectId::Table(TableId::generate()), Vec::new());
+        assert!(bound(&unrecorded, vec![Field::new("region", DataType::Int32, true)]).unwrap_err().contains("no longer binds"));
+    }
+
+    /// sqlparser 0.62 takes everything behind IS [NOT] DISTINCT FROM into its right side.
+    #[test]
+    fn is_distinct_from_binds_closer_than_and_and_or() {
+        let state = Lab::new().namespace("ana").session_state();
+        let binder = PolicyBinder::new(&state);
+        let read = |text: &str| {
+            let schema = schema();
+            let fields = schema.fields().iter().map(|field| (field.name().as_str(), field.as_ref()));
+            binder.plan(text, fields).unwrap().to_string()
+        };
+        for (text, meant) in [
+            ("region IS NOT DISTINCT FROM x OR id = 1", "(region IS NOT DISTINCT FROM x) OR (id = 1)"),
+            ("id = 1 AND region IS DISTINCT FROM x OR x = 2", "(id = 1 AND (region IS DISTINCT FROM x)) OR x = 2"),
+            ("NOT region IS DISTINCT FROM x AND x = 2", "(NOT (region IS DISTINCT FROM x)) AND (x = 2)"),
+            ("region IS NOT DISTINCT FROM x + 1 AND x = 2", "(region IS NOT DISTINCT FROM (x + 1)) AND (x = 2)"),
+        ] {
+            assert_eq!(read(text), read(meant), "{text}");
+        }
+    }
+
+    #[test]
+    fn not_null_columns_are_not_believed() {
+        let state = Lab::new().namespace("ana").session_state();
+        let binder = PolicyBinder::new(&state);
+        let schema = Schema::new(vec![Field::new("c", DataType::Int32, false)]);
+        let expr = binder.plan("c IS NOT NULL", schema.fields().iter().map(|field| (field.name().as_str(), field.as_ref()))).unwrap();
+        assert_eq!(binder.simplify(expr, &schema).unwrap().to_string(), "c IS NOT NULL");
+    }
+}

@@ -151,3 +151,89 @@ impl ScalarUDFImpl for IdentityFunction {
         if is_scalar { Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&answer, 0)?)) } else { Ok(ColumnarValue::Array(answer)) }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use datafusion::prelude::SessionContext;
+    use lazaret_auth::{CredentialKind, GrantId, Grantee, GroupName, RoleId};
+
+    use super::*;
+    use crate::governed::lab::lines;
+    use crate::meta::{Entity, Role, RoleGrant, State};
+
+    fn principal(subject: &str) -> Principal {
+        let claims =
+            serde_json::json!({"sub": subject, "region": "PT-11", "regions": ["a", "b", 3], "age": 40, "nested": {"a": 1}, "none": null});
+        Principal {
+            name: PrincipalName::new("hospital", subject),
+            groups: [GroupName { issuer: "hospital".to_owned(), group: "analysts".to_owned() }].into(),
+            claims: claims.as_object().unwrap().clone(),
+            credential: CredentialKind::ForeignToken,
+            token_id: None,
+            expires_at: None,
+        }
+    }
+
+    fn functions(subject: &str) -> Vec<ScalarUDF> {
+        let role = RoleId::generate();
+        let group = GroupName { issuer: "hospital".to_owned(), group: "analysts".to_owned() };
+        let state = State::build(
+            1,
+            vec![
+                Entity::Role(Role { id: role, name: "national".to_owned() }),
+                Entity::Role(Role { id: RoleId::generate(), name: "other".to_owned() }),
+                Entity::RoleGrant(RoleGrant {
+                    id: GrantId::generate(),
+                    role,
+                    grantee: Grantee::Group(group),
+                    grantor: PrincipalName::local("admin"),
+                }),
+            ],
+        )
+        .unwrap();
+        let authority = Authority::of(&state, Arc::new(principal(subject)));
+        identity_functions(&state, &authority)
+    }
+
+    #[tokio::test]
+    async fn they_tell_who_is_asking() {
+        let context = SessionContext::new();
+        for function in functions("ada") {
+            context.register_udf(function);
+        }
+        context.sql("CREATE TABLE n AS VALUES ('national'), ('other'), (NULL), ('analysts')").await.unwrap();
+        let expected: BTreeMap<&str, &str> = BTreeMap::from([
+            ("SELECT \"current_user\"() AS a, \"session_user\"() AS b", "|hospital:ada|hospital:ada|"),
+            ("SELECT has_role('national') AS a, has_role('other') AS b, has_role('National') AS c", "|true|false|false|"),
+            ("SELECT is_member('analysts') AS a, is_member('hospital:analysts') AS b, is_member('x:analysts') AS c", "|true|true|false|"),
+            ("SELECT claim('sub') AS a, claim('region') AS b, claim('age') AS c", "|ada|PT-11|40|"),
+            ("SELECT claim('missing') IS NULL AS a, claim('regions') IS NULL AS b, claim('nested') IS NULL AS c", "|true|true|true|"),
+            (
+                "SELECT claims('regions') AS a, claims('region') AS b, claims('missing') AS c, claims(NULL) AS d",
+                "|[a, b, 3]|[PT-11]|[]|[]|",
+            ),
+            ("SELECT has_role(NULL) IS NULL AS a, claim(NULL) IS NULL AS b", "|true|true|"),
+            ("SELECT count(*) AS a FROM n WHERE has_role(column1) AND NOT is_member(column1)", "|1|"),
+        ]);
+        for (sql, expected) in expected {
+            let frame = context.sql(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+            let rows = lines(&frame.collect().await.unwrap());
+            assert!(rows.contains(&expected.to_owned()), "{sql}: {rows:?}");
+        }
+        let plan = context.sql("SELECT * FROM n WHERE column1 = claim('region') OR has_role('other')").await.unwrap();
+        let plan = plan.into_optimized_plan().unwrap().to_string();
+        assert!(plan.contains("PT-11") && !plan.contains("claim") && !plan.contains("has_role"), "they become literals: {plan}");
+    }
+
+    #[test]
+    fn two_principals_never_have_the_same_function() {
+        let (ada, again, bob) = (functions("ada"), functions("ada"), functions("bob"));
+        for ((ada, again), bob) in ada.iter().zip(&again).zip(&bob) {
+            assert_eq!(ada, again);
+            assert_ne!(ada, bob);
+        }
+    }
+}

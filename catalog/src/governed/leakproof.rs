@@ -3,6 +3,7 @@
 //! Everything is refused that is not listed here (PostgreSQL's `LEAKPROOF`, as a list of shapes). Such predicates may go
 //! below the barrier, where they only choose what is read; above it they are evaluated again on visible rows.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Schema};
@@ -12,6 +13,7 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{
     BinaryExpr, CastExpr, Column, DynamicFilterPhysicalExpr, InListExpr, IsNotNullExpr, IsNullExpr, LikeExpr, Literal, NotExpr,
 };
+use datafusion::physical_expr::utils::collect_columns;
 
 /// Entries of an IN list. A longer one is evaluated above the barrier only: its cost must not fall on hidden rows.
 const MAX_IN_LIST: usize = 4096;
@@ -25,6 +27,30 @@ const MAX_DEPTH: usize = 128;
 /// Whether a logical predicate over the columns of `schema` may run on hidden rows.
 pub(crate) fn is_leakproof(expr: &Expr, schema: &Schema) -> bool {
     logical_type(expr, schema, MAX_DEPTH) == Some(DataType::Boolean)
+}
+
+/// The columns of a governed relation that are read, not computed. A predicate on any other would become one on the
+/// expression behind it, on its way down.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum PlainColumns {
+    Every,
+    Only(Arc<BTreeSet<String>>),
+}
+
+impl PlainColumns {
+    pub(crate) fn admit(&self, filter: &Expr) -> bool {
+        match self {
+            Self::Every => true,
+            Self::Only(names) => filter.column_refs().into_iter().all(|column| names.contains(&column.name)),
+        }
+    }
+
+    pub(crate) fn admit_physical(&self, filter: &Arc<dyn PhysicalExpr>) -> bool {
+        match self {
+            Self::Every => true,
+            Self::Only(names) => collect_columns(filter).iter().all(|column| names.contains(column.name())),
+        }
+    }
 }
 
 /// The same for a physical predicate. Its columns are looked up by position, and must have the name that is there.

@@ -10,11 +10,18 @@ pub mod bind;
 pub mod explain;
 pub mod failure;
 mod functions;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod lab;
 mod leakproof;
 pub mod parse;
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod probes;
 mod row_filter;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod rules;
 mod table;
 mod touched;
 pub mod verify;

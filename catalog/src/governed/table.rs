@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::{Fields, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{ScanArgs, ScanResult, Session, TableProvider};
 use datafusion::common::tree_node::{Transformed, TreeNode};
@@ -21,13 +21,14 @@ use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
 use lazaret_auth::{Grant, GrantedColumns, TableId};
 
-use super::barrier::SecurityBarrierExec;
+use super::barrier::{SecurityBarrierExec, visible_schema};
 use super::bind::Rows;
 use super::failure::ScanFailure;
-use super::leakproof::is_leakproof;
+use super::leakproof::{PlainColumns, is_leakproof};
 use super::row_filter::RowFilterExec;
 use super::touched::TouchedTables;
 use super::verify::Leaves;
+use super::view::ViewQuery;
 use crate::lake::OpenTable;
 
 /// Where a table's scans are written down: for the audit, and for the last check of the plan.
@@ -44,6 +45,8 @@ pub struct GovernedTable {
     name: Arc<str>,
     inner: Arc<dyn TableProvider>,
     view: Reach,
+    /// On which predicates may go down.
+    plain: PlainColumns,
     table_type: TableType,
     witness: Witness,
 }
@@ -65,19 +68,22 @@ impl GovernedTable {
     pub(crate) fn table(grant: &Grant, name: Arc<str>, open: OpenTable, rows: Rows, witness: Witness) -> Self {
         let unrestricted = grant.is_unrestricted() && matches!(rows, Rows::All);
         let view = if unrestricted { Reach::Everything } else { Reach::granted(open.provider.schema().as_ref(), grant.columns(), rows) };
-        Self { id: Some(grant.table()), name, inner: open.provider, view, table_type: TableType::Base, witness }
+        let plain = PlainColumns::Every;
+        Self { id: Some(grant.table()), name, inner: open.provider, view, plain, table_type: TableType::Base, witness }
     }
 
     /// A stored view: closed by a barrier whatever the grant, for what its query hides is its owner's to decide.
-    pub(crate) fn view(grant: &Grant, name: Arc<str>, query: OpenTable, rows: Rows, witness: Witness) -> Self {
-        let view = Reach::granted(query.provider.schema().as_ref(), grant.columns(), rows);
-        Self { id: Some(grant.table()), name, inner: query.provider, view, table_type: TableType::View, witness }
+    pub(crate) fn view(grant: &Grant, name: Arc<str>, query: ViewQuery, rows: Rows, witness: Witness) -> Self {
+        let view = Reach::granted(query.schema().as_ref(), grant.columns(), rows);
+        let plain = PlainColumns::Only(query.plain_columns());
+        Self { id: Some(grant.table()), name, inner: Arc::new(query), view, plain, table_type: TableType::View, witness }
     }
 
     /// A table of the server, which shows each principal what it may see; behind a barrier like any other.
     pub(crate) fn reserved(name: Arc<str>, inner: Arc<dyn TableProvider>, witness: Witness) -> Self {
         let view = Reach::granted(inner.schema().as_ref(), &GrantedColumns::Every, Rows::All);
-        Self { id: None, name, table_type: inner.table_type(), inner, view, witness }
+        let plain = PlainColumns::Only(Arc::default());
+        Self { id: None, name, table_type: inner.table_type(), inner, view, plain, witness }
     }
 
     /// `catalog.schema.table`.
@@ -93,6 +99,10 @@ impl GovernedTable {
     /// Whether the namespace with these leaves handed it out.
     pub(crate) fn belongs_to(&self, leaves: &Arc<Leaves>) -> bool {
         Arc::ptr_eq(&self.witness.leaves, leaves)
+    }
+
+    fn goes_down(&self, filter: &Expr, schema: &Schema) -> bool {
+        is_leakproof(filter, schema) && self.plain.admit(filter)
     }
 
     fn touch(&self, projection: Option<&[usize]>, filters: &[Expr]) {
@@ -119,9 +129,9 @@ impl GovernedTable {
         let every: Vec<usize> = (0..columns.len()).collect();
         let requested = args.projection().unwrap_or(&every);
         let filters = args.filters().unwrap_or_default();
-        let suspect: Vec<&Expr> = filters.iter().filter(|filter| !is_leakproof(filter, schema)).collect();
+        let suspect: Vec<&Expr> = filters.iter().filter(|filter| !self.goes_down(filter, schema)).collect();
         let parts = filters.iter().flat_map(split_conjunction);
-        let harmless: Vec<&Expr> = parts.filter(|part| is_leakproof(part, schema)).collect();
+        let harmless: Vec<&Expr> = parts.filter(|part| self.goes_down(part, schema)).collect();
 
         let mut shown = requested.to_vec();
         for column in suspect.iter().flat_map(|filter| filter.column_refs()) {
@@ -164,7 +174,7 @@ impl GovernedTable {
                 Arc::new(RowFilterExec::try_new(predicate, projection.into(), enough_rows, scan)?)
             }
         };
-        let closed: Arc<dyn ExecutionPlan> = Arc::new(SecurityBarrierExec::new(Arc::clone(&self.name), below));
+        let closed: Arc<dyn ExecutionPlan> = Arc::new(SecurityBarrierExec::new(Arc::clone(&self.name), self.plain.clone(), below));
         let order = requested.iter().filter_map(|index| shown.iter().position(|it| it == index)).collect::<Vec<_>>();
         apply_above(state, closed, &suspect, &order)
     }
@@ -201,8 +211,7 @@ impl Reach {
         };
         let (columns, fields): (Vec<usize>, Vec<_>) =
             raw.fields().iter().cloned().enumerate().filter(|(_, field)| is_granted(field.name())).unzip();
-        // Without the schema's metadata: writers keep things there that name other columns.
-        Self::Some { columns, schema: Arc::new(Schema::new(fields)), rows }
+        Self::Some { columns, schema: visible_schema(&Fields::from(fields)), rows }
     }
 }
 
@@ -302,7 +311,7 @@ impl TableProvider for GovernedTable {
             Reach::Everything => self.inner.supports_filters_pushdown(filters),
             Reach::Some { schema, .. } => Ok(filters
                 .iter()
-                .map(|filter| match is_leakproof(filter, schema) {
+                .map(|filter| match self.goes_down(filter, schema) {
                     true => TableProviderFilterPushDown::Inexact,
                     false => TableProviderFilterPushDown::Unsupported,
                 })

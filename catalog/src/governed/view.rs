@@ -13,12 +13,14 @@ use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 
+use super::leakproof::is_leakproof;
 use super::verify::{Leaves, verify_logical, verify_physical};
 use crate::namespace::ViewBudget;
 
 /// The planned query of a view. Its tables came from a namespace with the owner's rights, whose leaves these are.
 pub(crate) struct ViewQuery {
     plan: LogicalPlan,
+    plain: Arc<BTreeSet<String>>,
     schema: SchemaRef,
     leaves: Arc<Leaves>,
     budget: Arc<ViewBudget>,
@@ -37,8 +39,41 @@ impl ViewQuery {
             columns.push(Expr::Column(Column::from((relation, field))).alias(field.name()));
         }
         let plan = LogicalPlanBuilder::from(plan.clone()).project(columns)?.build()?;
-        let schema = Arc::new(plan.schema().as_arrow().clone());
-        Ok(Self { plan, schema, leaves, budget })
+        let schema: SchemaRef = Arc::new(plan.schema().as_arrow().clone());
+        let plain = plain_columns(&plan).unwrap_or_default();
+        let plain = schema.fields().iter().zip(plain).filter(|(_, plain)| *plain).map(|(field, _)| field.name().clone()).collect();
+        Ok(Self { plan, plain: Arc::new(plain), schema, leaves, budget })
+    }
+
+    /// The columns on which a predicate from outside may mix with what the view does itself.
+    pub(crate) fn plain_columns(&self) -> Arc<BTreeSet<String>> {
+        Arc::clone(&self.plain)
+    }
+}
+
+/// For each column of a query whether it is a column of a table, where the query consists of nothing that could fail on a
+/// row that it hides: predicates from outside are merged with its own, in an order that the optimizer chooses.
+fn plain_columns(plan: &LogicalPlan) -> Option<Vec<bool>> {
+    match plan {
+        LogicalPlan::TableScan(scan) if scan.filters.is_empty() => Some(vec![true; scan.projected_schema.fields().len()]),
+        LogicalPlan::SubqueryAlias(alias) => plain_columns(&alias.input),
+        LogicalPlan::Filter(filter) => {
+            let below = plain_columns(&filter.input)?;
+            let schema = filter.input.schema();
+            let is_plain = |column: &Column| schema.index_of_column(column).is_ok_and(|index| below.get(index) == Some(&true));
+            let harmless = is_leakproof(&filter.predicate, schema.as_arrow()) && filter.predicate.column_refs().into_iter().all(is_plain);
+            harmless.then_some(below)
+        }
+        LogicalPlan::Projection(projection) => {
+            let below = plain_columns(&projection.input)?;
+            let schema = projection.input.schema();
+            let is_plain = |expr: &Expr| match expr.clone().unalias() {
+                Expr::Column(column) => schema.index_of_column(&column).is_ok_and(|index| below.get(index) == Some(&true)),
+                _ => false,
+            };
+            Some(projection.expr.iter().map(is_plain).collect())
+        }
+        _ => None,
     }
 }
 
@@ -62,7 +97,7 @@ impl TableProvider for ViewQuery {
         Ok(vec![TableProviderFilterPushDown::Exact; filters.len()])
     }
 
-    /// The filters cannot leak (the governed table above sees to it), so that they may mix with the view's own.
+    /// The filters are on plain columns and cannot leak (the governed table above sees to it).
     async fn scan(
         &self,
         state: &dyn Session,

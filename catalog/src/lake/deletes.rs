@@ -52,6 +52,7 @@ async fn load(stores: &Stores, caches: &Caches, delete: &DeleteFile) -> Result<A
             DeleteFile::PositionParquet { store, path, size_bytes, data_file } => {
                 return super::iceberg::position_deletes(stores, caches, store, path, *size_bytes, data_file).await;
             }
+            DeleteFile::Equality(delete) => return super::iceberg::equality_deletes(stores, caches, delete).await,
         }
         .map(Arc::new)
     };
@@ -60,7 +61,7 @@ async fn load(stores: &Stores, caches: &Caches, delete: &DeleteFile) -> Result<A
 
 async fn blob(stores: &Stores, store: &str, path: &Path, offset: u64, size: u64, cardinality: u64) -> Result<RoaringTreemap, LakeError> {
     let file = || format!("{store}/{path}");
-    let opened = stores.store(store).map_err(|error| LakeError::Internal(error.to_string()))?;
+    let opened = stores.store(store)?;
     let range = offset..offset.saturating_add(size);
     let bytes = opened.get_range(path, range).await.map_err(|source| LakeError::Storage { file: file(), source })?;
     if bytes.len() as u64 != size {

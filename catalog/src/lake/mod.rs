@@ -5,6 +5,7 @@ mod deletes;
 pub mod delta;
 mod evolve;
 pub mod iceberg;
+pub(crate) mod plain;
 mod prune;
 mod reader;
 mod rename;
@@ -17,3 +18,7 @@ pub use rename::{FIELD_ID_KEY, PHYSICAL_NAME_KEY};
 pub use scan::{LakeTable, ScanReport};
 pub use snapshot::{ColumnBounds, DeleteFile, FileBounds, LakeError, LakeFile, LakeSnapshot, PathedName, SnapshotId};
 pub use table::{Lake, OpenTable, TableSource};
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests;

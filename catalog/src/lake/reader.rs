@@ -5,8 +5,10 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+use arrow::datatypes::{Schema, TimeUnit};
 use bytes::Bytes;
 use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::parquet::Int96Coercer;
 use datafusion::datasource::physical_plan::{ParquetFileMetrics, ParquetFileReaderFactory};
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use futures::FutureExt;
@@ -15,6 +17,7 @@ use object_store::path::Path;
 use object_store::{Extensions, GetOptions, GetRange, ObjectStore};
 use parquet::arrow::arrow_reader::ArrowReaderOptions;
 use parquet::arrow::async_reader::{AsyncFileReader, MetadataFetch};
+use parquet::arrow::parquet_to_arrow_schema;
 use parquet::basic::Type as PhysicalType;
 use parquet::errors::{ParquetError, Result};
 use parquet::file::FOOTER_SIZE;
@@ -101,7 +104,34 @@ impl LakeFileReader {
         })
     }
 
+    /// The schema by the file's own names, without `ARROW:schema`, and the number of rows. Not cached.
+    pub(crate) async fn own_schema(&self) -> Result<(Schema, u64)> {
+        let (_, encoded) = self.fetch_footer().await?;
+        let metadata = ParquetMetaDataReader::decode_metadata(&encoded)?;
+        let file = metadata.file_metadata();
+        let schema = parquet_to_arrow_schema(file.schema_descr(), None)?;
+        let coerced = Int96Coercer::new(file.schema_descr(), &schema, &TimeUnit::Microsecond).with_timezone(Some("UTC".into())).coerce();
+        let rows = u64::try_from(file.num_rows()).map_err(|_| ParquetError::General("a negative number of rows".to_owned()))?;
+        Ok((coerced.unwrap_or(schema), rows))
+    }
+
     async fn load_footer(&self) -> Result<ParquetMetaData> {
+        let (mut tail, encoded) = self.fetch_footer().await?;
+
+        let schema = self.naming.apply(ParquetMetaDataReader::decode_schema(&encoded)?.as_ref())?;
+        let trusted = trusted_leaves(&schema);
+        let options = ParquetMetaDataOptions::new()
+            .with_schema(Arc::clone(&schema))
+            .with_column_stats_policy(ParquetStatisticsPolicy::skip_except(&trusted));
+        let metadata = ParquetMetaDataReader::decode_metadata_with_options(&encoded, Some(&options))?;
+
+        let mut indexed = ParquetMetaDataReader::new_with_metadata(metadata).with_page_index_policy(PageIndexPolicy::Optional);
+        indexed.load_page_index(&mut tail).await?;
+        without_surprises(indexed.finish()?, &trusted)
+    }
+
+    /// The encoded footer, and the end of the file that was read with it.
+    async fn fetch_footer(&self) -> Result<(Tail<'_>, Bytes)> {
         if self.size_bytes < FOOTER_SIZE as u64 {
             return Err(ParquetError::EOF(format!("{} bytes are no Parquet file", self.size_bytes)));
         }
@@ -121,17 +151,7 @@ impl LakeFileReader {
         }
         let from = (start - tail.start) as usize;
         let encoded = tail.bytes.slice(from..tail.bytes.len() - FOOTER_SIZE);
-
-        let schema = self.naming.apply(ParquetMetaDataReader::decode_schema(&encoded)?.as_ref())?;
-        let trusted = trusted_leaves(&schema);
-        let options = ParquetMetaDataOptions::new()
-            .with_schema(Arc::clone(&schema))
-            .with_column_stats_policy(ParquetStatisticsPolicy::skip_except(&trusted));
-        let metadata = ParquetMetaDataReader::decode_metadata_with_options(&encoded, Some(&options))?;
-
-        let mut indexed = ParquetMetaDataReader::new_with_metadata(metadata).with_page_index_policy(PageIndexPolicy::Optional);
-        indexed.load_page_index(&mut tail).await?;
-        without_surprises(indexed.finish()?, &trusted)
+        Ok((tail, encoded))
     }
 
     fn count_bytes(&self, ranges: &[Range<u64>]) {
@@ -151,6 +171,7 @@ impl LakeFileReader {
             store: Arc::clone(&self.store_name),
             path: self.path.clone(),
             size_bytes: self.size_bytes,
+            version: self.naming.version(),
             start: range.start,
             end: range.end,
         };

@@ -28,6 +28,7 @@ pub(crate) struct Naming {
     by: PathedName,
     name_mapping: Option<HashMap<Vec<String>, i32>>,
     fingerprint: u64,
+    version: u64,
 }
 
 impl Naming {
@@ -46,7 +47,22 @@ impl Naming {
             by: snapshot.naming,
             name_mapping: snapshot.name_mapping.clone(),
             fingerprint: hasher.finish(),
+            version: 0,
         }
+    }
+
+    /// For files that may be replaced under their name: `version` tells apart what a name stood for.
+    pub(crate) fn of_version(mut self, version: u64) -> Self {
+        let mut hasher = DefaultHasher::new();
+        (self.fingerprint, version).hash(&mut hasher);
+        self.fingerprint = hasher.finish();
+        self.version = version;
+        self
+    }
+
+    /// Of what the files' names stand for; 0 where they stand for one thing for ever.
+    pub(crate) fn version(&self) -> u64 {
+        self.version
     }
 
     /// Equal for tables that give every footer the same names.

@@ -62,6 +62,12 @@ impl LakeTable {
         Self { naming: Arc::new(Naming::new(&snapshot)), snapshot, schema, stores, caches }
     }
 
+    /// Of files that may be replaced under their name; `version` tells apart what the names stood for.
+    pub(super) fn of_version(snapshot: Arc<LakeSnapshot>, stores: Arc<Stores>, caches: Arc<Caches>, version: u64) -> Self {
+        let naming = Arc::new(Naming::new(&snapshot).of_version(version));
+        Self { naming, ..Self::new(snapshot, stores, caches) }
+    }
+
     pub fn snapshot(&self) -> &Arc<LakeSnapshot> {
         &self.snapshot
     }
@@ -95,7 +101,7 @@ impl LakeTable {
     fn reader(&self, store: &Arc<str>) -> Result<LakeReaderFactory, LakeError> {
         Ok(LakeReaderFactory {
             store_name: Arc::clone(store),
-            store: self.stores.store(store).map_err(|error| LakeError::Internal(error.to_string()))?,
+            store: self.stores.store(store)?,
             caches: Arc::clone(&self.caches),
             naming: Arc::clone(&self.naming),
         })

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, UInt64Array};
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::common::ScalarValue;
 use object_store::path::Path;
 
@@ -87,6 +87,34 @@ pub enum DeleteFile {
     PositionParquet { store: Arc<str>, path: Path, size_bytes: u64, data_file: Arc<str> },
     /// An Iceberg V3 deletion vector: a blob in a Puffin file.
     Puffin { store: Arc<str>, path: Path, offset: u64, size_bytes: u64, cardinality: u64 },
+    /// Iceberg equality delete files.
+    Equality(Arc<EqualityDelete>),
+}
+
+/// Equality delete files with the same key columns that apply to one data file.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct EqualityDelete {
+    /// Of the data file.
+    pub store: Arc<str>,
+    pub path: Path,
+    pub size_bytes: u64,
+    pub keys: Vec<EqualityKey>,
+    /// Store, path and size of each delete file, in Parquet.
+    pub files: Vec<(Arc<str>, Path, u64)>,
+}
+
+/// A column that rows are compared by.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct EqualityKey {
+    pub id: i32,
+    /// Its names in files without field ids.
+    pub names: Vec<String>,
+    /// The type to compare in: the current one, or the last if the column was dropped.
+    pub data_type: DataType,
+    /// Its value in the whole data file, if the file's partition gives it.
+    pub constant: Option<ScalarValue>,
+    /// Its value if the data file does not hold it.
+    pub absent: ScalarValue,
 }
 
 /// Bounds and null counts by column, for `PruningPredicate`. A bound may be wider than the values, never narrower.
@@ -123,6 +151,10 @@ pub enum LakeError {
         #[source]
         source: object_store::Error,
     },
+    #[error(transparent)]
+    Location(#[from] crate::stores::LocationError),
+    #[error("option \"{name}\": {reason}")]
+    Option { name: String, reason: String },
     #[error("{0}")]
     Internal(String),
 }
@@ -146,6 +178,8 @@ impl LakeError {
                     };
                     Self::Storage { file: file.clone(), source }
                 }
+                Self::Option { name, reason } => Self::Option { name: name.clone(), reason: reason.clone() },
+                Self::Location(error) => Self::Internal(error.to_string()),
                 Self::Internal(text) => Self::Internal(text.clone()),
             },
         }

@@ -35,14 +35,9 @@ pub(crate) struct TableKey {
     pub location: Arc<str>,
 }
 
-/// A table at the version last seen.
-pub(crate) struct CachedTable {
-    pub table: Arc<super::scan::LakeTable>,
-}
-
-impl CachedTable {
-    pub(crate) fn memory_bytes(&self) -> usize {
-        self.table.snapshot().memory_bytes()
+impl TableKey {
+    pub(crate) fn of(source: &TableSource) -> Self {
+        Self { id: source.id, location: source.location.as_str().into() }
     }
 }
 
@@ -67,7 +62,20 @@ impl Lake {
 
     /// The table's current version. Warm, this costs no I/O beyond a bounded-staleness check.
     pub async fn open(&self, source: &TableSource) -> Result<OpenTable, LakeError> {
-        let _ = source;
-        Err(LakeError::Internal("not built".to_owned()))
+        match source.format {
+            TableFormat::Delta => {
+                let table = super::delta::open(self, source).await?;
+                Ok(OpenTable { snapshot: Some(table.snapshot().id), provider: table })
+            }
+            TableFormat::Iceberg => {
+                let snapshot = super::iceberg::load(&self.stores, &self.caches, source).await?;
+                let id = snapshot.id;
+                let table = super::scan::LakeTable::new(snapshot, Arc::clone(&self.stores), Arc::clone(&self.caches));
+                Ok(OpenTable { provider: Arc::new(table), snapshot: Some(id) })
+            }
+            TableFormat::Parquet | TableFormat::Csv | TableFormat::Json => {
+                Ok(OpenTable { provider: super::plain::open(self, source).await?, snapshot: None })
+            }
+        }
     }
 }

@@ -4,6 +4,9 @@
 use datafusion::arrow::error::ArrowError;
 use datafusion::common::{Diagnostic, SchemaError};
 use datafusion::error::DataFusionError;
+use lazaret_catalog::governed::{FailureKind, ScanFailure};
+use lazaret_catalog::namespace::CatalogError;
+use lazaret_catalog::write::WriteError;
 
 use crate::error::{Error, ErrorKind};
 
@@ -56,6 +59,12 @@ fn external(source: &(dyn std::error::Error + Send + Sync + 'static), whole: &Da
     if let Some(ours) = source.downcast_ref::<Error>() {
         return ours.clone();
     }
+    if let Some(error) = source.downcast_ref::<CatalogError>() {
+        return catalog_error(error);
+    }
+    if let Some(failure) = source.downcast_ref::<ScanFailure>() {
+        return Error { kind: scan_kind(failure.kind), message: failure.to_string(), position: None, id: Some(failure.id.clone()) };
+    }
     if let Some(inner) = source.downcast_ref::<DataFusionError>() {
         return from_datafusion_ref(inner);
     }
@@ -63,6 +72,53 @@ fn external(source: &(dyn std::error::Error + Send + Sync + 'static), whole: &Da
         return arrow_error(arrow, whole);
     }
     Error::internal(whole)
+}
+
+/// A relation that cannot be read. Its text says no more than the one who asks may know.
+pub fn catalog_error(error: &CatalogError) -> Error {
+    let (kind, id) = match error {
+        CatalogError::NotFound(_) => (ErrorKind::NotFound, None),
+        CatalogError::Denied { .. } => (ErrorKind::PermissionDenied, None),
+        CatalogError::Unsupported { .. } => (ErrorKind::Unsupported, None),
+        CatalogError::Corrupt { id, .. } => (ErrorKind::DataLoss, Some(id)),
+        CatalogError::Storage { id, .. } => (ErrorKind::Unavailable, Some(id)),
+        CatalogError::PolicyNotBinding { .. } => (ErrorKind::FailedPrecondition, None),
+        CatalogError::BrokenView { id, .. } => (ErrorKind::FailedPrecondition, Some(id)),
+        CatalogError::TooManyViews => (ErrorKind::Exhausted, None),
+        CatalogError::Internal { id, .. } => (ErrorKind::Internal, Some(id)),
+    };
+    Error { kind, message: error.to_string(), position: None, id: id.cloned() }
+}
+
+/// Why CREATE TABLE AS could not write its table.
+pub fn from_write(error: WriteError) -> Error {
+    match error {
+        WriteError::Query(error) => from_datafusion(error),
+        WriteError::NoColumns
+        | WriteError::ColumnName { .. }
+        | WriteError::UnsupportedType { .. }
+        | WriteError::Inexact { .. }
+        | WriteError::NullValue { .. }
+        | WriteError::Partition { .. } => Error::invalid(error.to_string()),
+        WriteError::TooManyPartitions { .. } => Error::new(ErrorKind::Exhausted, error.to_string()),
+        other => Error::internal(chain(&other)),
+    }
+}
+
+/// An error with its causes, for the log.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+fn scan_kind(kind: FailureKind) -> ErrorKind {
+    match kind {
+        FailureKind::Exhausted => ErrorKind::Exhausted,
+        FailureKind::Unavailable => ErrorKind::Unavailable,
+        FailureKind::DataLoss => ErrorKind::DataLoss,
+        FailureKind::Unsupported => ErrorKind::Unsupported,
+        FailureKind::Internal => ErrorKind::Internal,
+    }
 }
 
 fn from_datafusion_ref(error: &DataFusionError) -> Error {

@@ -1,6 +1,7 @@
 //! Statements as drivers run them: planned at GetFlightInfo and run at DoGet, prepared and bound, updated exactly once.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
@@ -13,7 +14,7 @@ use prost::Message;
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::{Description, PlannedQuery, UpdateOutcome};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::flight::canonical::canonical_schema;
 use crate::flight::handles::{HandleKey, Handles, Overflow, Rules};
 use crate::flight::outgoing::{FlightDataStream, nothing_to_flight, rows_to_flight, schema_bytes};
@@ -25,8 +26,10 @@ use crate::session::{Session, SessionState};
 const TICKET_LIFETIME: Duration = Duration::from_secs(10 * 60);
 /// Tickets of one session that may be redeemed; the oldest goes when there are more.
 const TICKETS_PER_SESSION: usize = 1000;
-/// Statement texts and parameters that all open tickets together may hold; the same again for prepared statements.
+/// Statement texts and parameters that all open tickets together may hold; the same again for texts of prepared statements.
 const HELD_BYTES: u64 = 256 << 20;
+/// Parameters that all prepared statements together may hold.
+const BOUND_BYTES: usize = 512 << 20;
 /// A prepared statement that nobody has touched for so long is closed. As long as a session.
 const STATEMENT_IDLE: Duration = crate::session::SESSION_IDLE;
 /// What an entry weighs beside its text and its parameters.
@@ -54,9 +57,34 @@ struct Prepared {
     is_update: bool,
     schema: SchemaRef,
     parameter_schema: SchemaRef,
-    bound: Mutex<Option<RecordBatch>>,
+    bound: Mutex<Option<Bound>>,
     /// Of the session that prepared it, for calls that come without one.
     state: SharedState,
+}
+
+/// Parameters of a prepared statement, counted as long as they are held.
+struct Bound {
+    rows: RecordBatch,
+    bytes: usize,
+    held: Arc<AtomicUsize>,
+}
+
+impl Bound {
+    fn new(rows: RecordBatch, held: &Arc<AtomicUsize>) -> Result<Self> {
+        let bytes = rows.get_array_memory_size();
+        let bound = Self { rows, bytes, held: Arc::clone(held) };
+        if held.fetch_add(bytes, Ordering::Relaxed) + bytes > BOUND_BYTES {
+            let text = format!("bound parameters are too large: the limit is {BOUND_BYTES} bytes for all prepared statements together");
+            return Err(Error::new(ErrorKind::Exhausted, text));
+        }
+        Ok(bound)
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        self.held.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 /// What CreatePreparedStatement answers.
@@ -71,6 +99,7 @@ pub struct Statements {
     engine: Arc<dyn SqlEngine>,
     tickets: Handles<Ticketed>,
     prepared: Handles<Arc<Prepared>>,
+    bound_bytes: Arc<AtomicUsize>,
 }
 
 impl Statements {
@@ -91,7 +120,7 @@ impl Statements {
             idle: STATEMENT_IDLE,
             total_bytes: HELD_BYTES,
         };
-        Self { engine, tickets: Handles::new(key.clone(), tickets), prepared: Handles::new(key, prepared) }
+        Self { engine, tickets: Handles::new(key.clone(), tickets), prepared: Handles::new(key, prepared), bound_bytes: Arc::default() }
     }
 
     /// Forgets everything of a session that has ended.
@@ -111,7 +140,7 @@ impl Statements {
     pub async fn prepared_info(&self, session: &Arc<Session>, handle: &[u8], descriptor: FlightDescriptor) -> Result<FlightInfo> {
         let prepared = self.prepared.get(session, handle)?;
         let session = in_state(session, &prepared.state);
-        let parameters = prepared.bound.lock().clone();
+        let parameters = prepared.parameters();
         self.start(&session, &prepared.sql, prepared.is_update, parameters, descriptor).await
     }
 
@@ -157,7 +186,7 @@ impl Statements {
             return Err(Error::invalid("this statement returns no rows: run it with GetFlightInfo or DoPut"));
         }
         let session = in_state(session, &prepared.state);
-        let parameters = prepared.bound.lock().clone();
+        let parameters = prepared.parameters();
         let planned = self.engine.plan(&session, &prepared.sql, parameters).await?;
         let rows = self.engine.run(&session, &planned).await?;
         rows_to_flight(rows, canonical_schema(&planned.schema), CancellationToken::new())
@@ -193,7 +222,10 @@ impl Statements {
     pub fn bind(&self, session: &Session, handle: &[u8], parameters: Option<RecordBatch>) -> Result<()> {
         let prepared = self.prepared.get(session, handle)?;
         prepared.check_count(parameters.as_ref())?;
-        *prepared.bound.lock() = parameters;
+        let bound = parameters.map(|rows| Bound::new(rows, &self.bound_bytes)).transpose()?;
+        // What was bound before is dropped after the lock is gone.
+        let before = std::mem::replace(&mut *prepared.bound.lock(), bound);
+        drop(before);
         Ok(())
     }
 
@@ -211,7 +243,7 @@ impl Statements {
     pub async fn update_prepared(&self, session: &Arc<Session>, handle: &[u8], parameters: Option<RecordBatch>) -> Result<UpdateOutcome> {
         let prepared = self.prepared.get(session, handle)?;
         prepared.check_count(parameters.as_ref())?;
-        let parameters = parameters.or_else(|| prepared.bound.lock().clone());
+        let parameters = parameters.or_else(|| prepared.parameters());
         self.engine.update(&in_state(session, &prepared.state), &prepared.sql, parameters).await
     }
 
@@ -226,6 +258,10 @@ impl Statements {
 }
 
 impl Prepared {
+    fn parameters(&self) -> Option<RecordBatch> {
+        self.bound.lock().as_ref().map(|bound| bound.rows.clone())
+    }
+
     fn check_count(&self, parameters: Option<&RecordBatch>) -> Result<()> {
         let wanted = self.parameter_schema.fields().len();
         match parameters.map(RecordBatch::num_columns) {
@@ -259,5 +295,28 @@ fn no_transaction(transaction: Option<&Bytes>) -> Result<()> {
     match transaction {
         Some(id) if !id.is_empty() => Err(Error::invalid("unknown transaction: transactions are not supported yet")),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use arrow::array::{ArrayRef, Int64Array};
+
+    use super::*;
+
+    #[test]
+    fn bound_parameters_are_counted_until_they_are_dropped() {
+        let rows = || RecordBatch::try_from_iter([("$1", Arc::new(Int64Array::from(vec![1; 1000])) as ArrayRef)]).unwrap();
+        let held = Arc::new(AtomicUsize::new(0));
+        let first = Bound::new(rows(), &held).unwrap();
+        assert_eq!(held.load(Ordering::Relaxed), first.bytes);
+        held.fetch_add(BOUND_BYTES - 2 * first.bytes + 1, Ordering::Relaxed);
+        let refused = Bound::new(rows(), &held).err().unwrap();
+        assert_eq!(refused.kind, ErrorKind::Exhausted);
+        let before = held.load(Ordering::Relaxed);
+        drop(first);
+        assert!(held.load(Ordering::Relaxed) < before, "and a refused one counts no longer");
+        assert!(Bound::new(rows(), &held).is_ok());
     }
 }

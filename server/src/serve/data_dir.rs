@@ -32,6 +32,10 @@ impl DataDir {
         self.path.join("metadata.sqlite")
     }
 
+    pub fn spill(&self) -> PathBuf {
+        self.path.join("spill")
+    }
+
     pub fn key(&self) -> PathBuf {
         self.path.join("server.key")
     }

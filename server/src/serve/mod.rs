@@ -6,20 +6,23 @@ mod first_start;
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use lazaret_auth::{Authenticator, AuthenticatorConfig, TokenKey};
 use lazaret_catalog::caches::Caches;
+use lazaret_catalog::lake::Lake;
 use lazaret_catalog::meta::{Metadata, SqliteStore};
 use lazaret_catalog::stores::Stores;
+use lazaret_catalog::write;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::audit::{AuditConfig, AuditLog};
 use crate::config::{Config, Tls};
-use crate::engine::Engine;
+use crate::engine::{Engine, EngineLimits, EngineParts};
 use crate::flight::{self, Flight, FlightConfig};
 use crate::telemetry::{AdminServer, Health, Metrics, Probe};
 
@@ -55,8 +58,6 @@ pub struct Components {
     pub caches: Arc<Caches>,
     pub audit: AuditLog,
     pub metrics: Arc<Metrics>,
-    /// Of which the keys for masks and the like are derived.
-    pub key: TokenKey,
 }
 
 /// Serves until SIGTERM or SIGINT. Logs have been started.
@@ -88,15 +89,16 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
         caches: Arc::new(Caches::new(config.cache.limits())),
         audit: audit.clone(),
         metrics: Arc::clone(&metrics),
-        metadata,
-        key,
+        metadata: Arc::clone(&metadata),
         config: Arc::new(config),
     };
+    let tables = metadata.current().relations().map(|relation| relation.id).collect();
+    write::sweep(&components.stores, tables).await.map_err(ServeError::new("sweep the warehouse"))?;
     figures::of_caches(&metrics, &components.caches);
     figures::of_stores(&metrics, &components.stores);
     let config = Arc::clone(&components.config);
-    let flight_config = flight_config(&config, tls, &components.key);
-    let engine = engine(components)?;
+    let flight_config = flight_config(&config, tls, &key);
+    let engine = engine(components, &data_dir.spill())?;
     let flight = Flight::new(engine, authenticator, flight_config).map_err(ServeError::new("start Flight SQL"))?;
     figures::of_sessions(&metrics, flight.sessions());
     let health = Arc::new(Health::new(vec![audit_probe(&audit), metadata_probe(&store)]));
@@ -137,9 +139,19 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
 }
 
 /// Where the engine is put together.
-fn engine(components: Components) -> Result<Arc<Engine>, ServeError> {
-    drop(components);
-    Ok(Arc::new(Engine {}))
+fn engine(components: Components, spill: &Path) -> Result<Arc<Engine>, ServeError> {
+    let Components { config, metadata, stores, caches, audit, metrics } = components;
+    let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    let limits = EngineLimits {
+        statement_bytes: bytes(config.limits.statement_bytes),
+        memory_bytes: bytes(config.limits.total_memory_bytes()),
+        query_memory_bytes: bytes(config.limits.one_query_memory_bytes()),
+        query_timeout: (config.limits.query_timeout_s > 0).then(|| Duration::from_secs(config.limits.query_timeout_s)),
+    };
+    let issuers = config.issuers.iter().map(|issuer| issuer.name.clone()).collect();
+    let lake = Arc::new(Lake::new(stores, caches));
+    let parts = EngineParts { metadata, lake, audit, metrics, limits, issuers };
+    Engine::new(parts, spill).map(Arc::new).map_err(ServeError::new("start the engine"))
 }
 
 fn flight_config(config: &Config, tls: Option<flight::Tls>, key: &TokenKey) -> FlightConfig {

@@ -7,24 +7,25 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     Cte, Expr, FunctionArg, FunctionArguments, GroupByExpr, Ident as SqlIdent, JoinConstraint, JoinOperator, LimitClause, NamedWindowExpr,
-    ObjectName as SqlName, Offset, OrderByKind, Query as SqlQuery, Select, SelectFlavor, SelectItem, SetExpr, SetOperator, SetQuantifier,
+    ObjectName as SqlName, OrderByKind, Query as SqlQuery, Select, SelectFlavor, SelectItem, SetExpr, SetOperator, SetQuantifier,
     TableAlias, TableFactor, TableVersion, TableWithJoins, Value, ValueWithSpan, Visit, Visitor, WildcardAdditionalOptions, WindowSpec,
     WindowType,
 };
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::Token;
+use lazaret_catalog::dialect::{LazaretDialect, MAX_PARSER_DEPTH, normalise_fetch};
 
-use super::dialect::LazaretDialect;
 use super::statement::Query;
 use super::tokens::{Cursor, Tokens, describe, lower_first, shown};
 use crate::error::{Error, ErrorKind, Position, Result};
 
-/// Calls that the parser may stack on one another. An opening bracket costs one to three; the stack grows as needed.
-const MAX_PARSER_DEPTH: usize = 256;
+/// Tables, subqueries and functions in the FROM clauses of one statement: each is a level of the plan, and the time to
+/// plan grows with the cube of the joins.
+pub const MAX_RELATIONS: usize = 128;
 
-/// Tables, subqueries and functions in the FROM clauses of one statement: each is a level of the plan, and plans are
-/// executed and dropped by recursion.
-pub const MAX_RELATIONS: usize = 256;
+/// Subqueries inside one another: sqlparser looks for the place of a table by recursion, some 70 KiB a level in a debug
+/// build.
+pub const MAX_SUBQUERY_DEPTH: usize = 32;
 
 /// Whether the next token begins a query.
 pub fn begins_query(cursor: &Cursor<'_>) -> bool {
@@ -108,30 +109,8 @@ fn split_location(text: &str) -> Option<(&str, Position)> {
     Some((message, Position { line: line.parse().ok()?, column: column.parse().ok()? }))
 }
 
-/// FETCH FIRST n ROWS ONLY is LIMIT n, which the planner knows.
-fn normalise_fetch(query: &mut SqlQuery) {
-    struct Rewrite;
-    impl datafusion::sql::sqlparser::ast::VisitorMut for Rewrite {
-        type Break = ();
-        fn pre_visit_query(&mut self, query: &mut SqlQuery) -> ControlFlow<()> {
-            let offset: Option<Offset> = match &query.limit_clause {
-                None => None,
-                Some(LimitClause::LimitOffset { limit: None, offset, limit_by }) if limit_by.is_empty() => offset.clone(),
-                Some(_) => return ControlFlow::Continue(()),
-            };
-            if let Some(fetch) = query.fetch.take_if(|fetch| !fetch.with_ties && !fetch.percent) {
-                let one = || Expr::Value(Value::Number("1".to_owned(), false).into());
-                let limit = Some(fetch.quantity.unwrap_or_else(one));
-                query.limit_clause = Some(LimitClause::LimitOffset { limit, offset, limit_by: Vec::new() });
-            }
-            ControlFlow::Continue(())
-        }
-    }
-    let _ = datafusion::sql::sqlparser::ast::VisitMut::visit(query, &mut Rewrite);
-}
-
 fn check(tree: &impl Visit, tokens: &Tokens<'_>, from: usize) -> Result<()> {
-    let mut checker = Checker { tokens, from, relations: 0 };
+    let mut checker = Checker { tokens, from, relations: 0, open_queries: 0 };
     match tree.visit(&mut checker) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(error) => Err(error),
@@ -144,6 +123,7 @@ struct Checker<'a> {
     /// Where the query begins.
     from: usize,
     relations: usize,
+    open_queries: usize,
 }
 
 type Check = ControlFlow<Error>;
@@ -273,7 +253,17 @@ impl Checker<'_> {
 impl Visitor for Checker<'_> {
     type Break = Error;
 
+    fn post_visit_query(&mut self, _query: &SqlQuery) -> Check {
+        self.open_queries -= 1;
+        FINE
+    }
+
     fn pre_visit_query(&mut self, query: &SqlQuery) -> Check {
+        self.open_queries += 1;
+        if self.open_queries > MAX_SUBQUERY_DEPTH {
+            let message = format!("subqueries are nested at most {MAX_SUBQUERY_DEPTH} deep");
+            return self.wrong_at(None, Error::new(ErrorKind::Exhausted, message));
+        }
         self.refuse_if(!query.locks.is_empty(), "FOR UPDATE and FOR SHARE", "FOR")?;
         self.refuse_if(query.for_clause.is_some(), "FOR XML and FOR JSON", "FOR")?;
         self.refuse_if(query.settings.is_some(), "SETTINGS", "SETTINGS")?;

@@ -7,6 +7,7 @@ use lazaret_auth::{PolicyCommand, PolicyKind, Privilege};
 use lazaret_catalog::meta::TableFormat;
 
 use super::names::{Ident, ObjectName, UserName};
+use crate::error::Position;
 
 /// One statement of the dialect.
 #[derive(Clone, Debug, PartialEq)]
@@ -259,6 +260,13 @@ pub struct Revoke {
     pub grant_option_only: bool,
 }
 
+/// The text between the parentheses of USING or WITH CHECK, as it was written; it parses as one expression.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expression {
+    pub text: String,
+    pub position: Position,
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct CreatePolicy {
     pub name: Ident,
@@ -268,8 +276,7 @@ pub struct CreatePolicy {
     pub command: PolicyCommand,
     pub to: Vec<PrincipalRef>,
     pub except: Vec<PrincipalRef>,
-    /// The text between the parentheses, as it was written; it parses as one expression.
-    pub using: Option<String>,
-    pub with_check: Option<String>,
+    pub using: Option<Expression>,
+    pub with_check: Option<Expression>,
     pub comment: Option<String>,
 }

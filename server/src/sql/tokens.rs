@@ -3,8 +3,8 @@
 use std::fmt;
 
 use datafusion::sql::sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan, Tokenizer};
+use lazaret_catalog::dialect::LazaretDialect;
 
-use super::dialect::LazaretDialect;
 use super::names::{Ident, ObjectName};
 use crate::error::{Error, ErrorKind, Position, Result};
 
@@ -12,9 +12,12 @@ use crate::error::{Error, ErrorKind, Position, Result};
 /// at about 75 MiB; a list of 100,000 values passes.
 pub const MAX_TOKENS: usize = 262_144;
 
-/// Operators and brackets from the root of an expression to its deepest leaf. Evaluating and dropping an expression
-/// recurses once for each, without a guard, on stacks of 2 MiB.
+/// Operators and brackets from the root of an expression to its deepest leaf, a bracket counted as [`BRACKET_DEPTH`].
+/// DataFusion names, evaluates and drops expressions by recursion without a guard: see `WORKER_STACK_BYTES`.
 pub const MAX_EXPRESSION_DEPTH: usize = 256;
+
+/// To name a call takes some 10 KiB of stack in a debug build, for each call that it is inside of.
+const BRACKET_DEPTH: usize = 4;
 
 /// UNION, INTERSECT and EXCEPT in one statement: each is one level of the plan.
 pub const MAX_SET_OPERATIONS: usize = 128;
@@ -129,15 +132,22 @@ impl<'a> Tokens<'a> {
         }
         let mut set_operations = 0;
         let mut levels = vec![Level::default()];
+        let mut before = &Token::EOF;
         for token in &self.tokens {
             if is_word(&token.token, "UNION") || is_word(&token.token, "INTERSECT") || is_word(&token.token, "EXCEPT") {
                 set_operations += 1;
             }
-            let depth = nesting(&mut levels, &token.token);
+            let depth = nesting(&mut levels, &token.token, before);
+            if is_word(&token.token, "INTERVAL") && is_word(before, "INTERVAL") {
+                // sqlparser would recurse here without looking at its limit.
+                let Position { line, column } = position_of(token.span.start);
+                return Err(Error::invalid("syntax error: expected the interval's value, found \"INTERVAL\"").at(line, column));
+            }
+            before = &token.token;
             let what = if set_operations > MAX_SET_OPERATIONS {
                 format!("a statement has at most {MAX_SET_OPERATIONS} set operations")
             } else if depth > MAX_EXPRESSION_DEPTH {
-                format!("an expression has at most {MAX_EXPRESSION_DEPTH} levels of operators and brackets")
+                format!("an expression is at most {MAX_EXPRESSION_DEPTH} operators deep, where a bracket counts as {BRACKET_DEPTH}")
             } else {
                 continue;
             };
@@ -207,37 +217,74 @@ impl<'a> Tokens<'a> {
     }
 }
 
-/// What is known of one open bracket: the operators of the chain being read, and the deepest operand of that chain.
+/// What is known of one open bracket: the operators of the chain being read, by how they bind, and its deepest operand.
 #[derive(Clone, Copy, Default)]
 struct Level {
-    operators: usize,
+    ors: usize,
+    /// ANDs since the last OR, and the most between two ORs.
+    ands: usize,
+    most_ands: usize,
+    /// Other operators since the last AND or OR, and the most between two.
+    others: usize,
+    most_others: usize,
     deepest_operand: usize,
     /// Of the chains before this one.
     deepest: usize,
 }
 
+impl Level {
+    /// `a = 1 OR b = 2 OR …` is as deep as it has ORs, and one comparison.
+    fn operators(&self) -> usize {
+        self.ors + self.most_ands.max(self.ands) + self.most_others.max(self.others)
+    }
+
+    fn depth(&self) -> usize {
+        self.deepest.max(self.operators() + self.deepest_operand)
+    }
+
+    fn add(&mut self, token: &Token) {
+        if is_word(token, "OR") {
+            self.ors += 1;
+            self.most_ands = self.most_ands.max(std::mem::take(&mut self.ands));
+            self.most_others = self.most_others.max(std::mem::take(&mut self.others));
+        } else if is_word(token, "AND") {
+            self.ands += 1;
+            self.most_others = self.most_others.max(std::mem::take(&mut self.others));
+        } else {
+            self.others += 1;
+        }
+    }
+}
+
 /// Takes one more token into account; an upper bound for the depth of the tree so far.
-fn nesting(levels: &mut Vec<Level>, token: &Token) -> usize {
+fn nesting(levels: &mut Vec<Level>, token: &Token, before: &Token) -> usize {
     let opens = matches!(token, Token::LParen | Token::LBracket | Token::LBrace) || is_word(token, "CASE");
     let closes = matches!(token, Token::RParen | Token::RBracket | Token::RBrace) || is_word(token, "END");
+    let ends_expression = matches!(token, Token::Comma)
+        || ["SELECT", "WHERE", "ON", "HAVING", "BY"].iter().any(|word| is_word(token, word))
+        || (is_word(token, "FROM") && !is_word(before, "DISTINCT"));
     if opens {
+        if let (Token::LBracket, Some(level)) = (token, levels.last_mut()) {
+            level.add(token);
+        }
         levels.push(Level::default());
     } else if closes && levels.len() > 1 {
-        let closed = levels.pop().unwrap_or_default();
-        let depth = closed.deepest.max(closed.operators + closed.deepest_operand) + 1;
+        let depth = levels.pop().unwrap_or_default().depth() + BRACKET_DEPTH;
         if let Some(level) = levels.last_mut() {
             level.deepest_operand = level.deepest_operand.max(depth);
         }
     } else if let Some(level) = levels.last_mut() {
-        if matches!(token, Token::Comma) || ["SELECT", "WHERE", "ON", "HAVING", "BY"].iter().any(|word| is_word(token, word)) {
-            let deepest = level.deepest.max(level.operators + level.deepest_operand);
-            *level = Level { deepest, ..Level::default() };
+        if ends_expression {
+            *level = Level { deepest: level.depth(), ..Level::default() };
         } else if is_operator(token) {
-            level.operators += 1;
+            level.add(token);
+        } else if is_word(token, "ARRAY") || is_word(token, "STRUCT") || is_word(token, "MAP") {
+            // May open `ARRAY<…>`, whose end is not told apart from a comparison.
+            level.others += BRACKET_DEPTH;
         }
     }
-    let open: usize = levels.iter().map(|level| level.operators + 1).sum();
-    open + levels.last().map_or(0, |level| level.deepest_operand)
+    let open: usize = levels.iter().map(|level| level.operators() + BRACKET_DEPTH).sum();
+    open - BRACKET_DEPTH + levels.last().map_or(0, |level| level.deepest_operand)
 }
 
 fn is_operator(token: &Token) -> bool {

@@ -8,6 +8,7 @@ mod metadata;
 mod refusals;
 mod sessions;
 mod statements;
+mod transport;
 mod uploads;
 
 use std::collections::HashMap;
@@ -31,7 +32,7 @@ use lazaret_auth::{
 };
 use prost::Message;
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{OnceCell, oneshot};
 use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Extensions, Request, Status};
@@ -51,6 +52,17 @@ pub struct TestAuthenticator {
 
 const USERS: [&str; 2] = ["ana", "rui"];
 
+/// Argon2 is slow on purpose: once for all tests.
+static HASHES: OnceCell<HashMap<String, String>> = OnceCell::const_new();
+
+async fn hashes() -> HashMap<String, String> {
+    let mut hashes = HashMap::new();
+    for name in USERS {
+        hashes.insert(name.to_owned(), lazaret_auth::password::hash(name).await.unwrap());
+    }
+    hashes
+}
+
 struct Users(HashMap<String, String>);
 
 impl UserDirectory for Users {
@@ -62,10 +74,7 @@ impl UserDirectory for Users {
 
 impl TestAuthenticator {
     pub async fn new() -> Self {
-        let mut users = HashMap::new();
-        for name in USERS {
-            users.insert(name.to_owned(), lazaret_auth::password::hash(name).await.unwrap());
-        }
+        let users = HASHES.get_or_init(hashes).await.clone();
         let token_key = TokenKey::generate().unwrap();
         let config = AuthenticatorConfig { issuers: vec![], token_key, token_lifetime: Duration::from_secs(600) };
         Self { real: Authenticator::new(config, Arc::new(Users(users))).unwrap() }
@@ -245,15 +254,4 @@ pub fn schema_from(bytes: &Bytes) -> Schema {
 
 pub fn code(result: Result<impl Sized, Status>) -> tonic::Code {
     result.err().expect("an error").code()
-}
-
-/// A self-signed certificate for `localhost` would need a generator; a wrong PEM shows that the files are looked at.
-#[tokio::test]
-async fn a_certificate_that_is_none_is_an_error_at_start() {
-    let tls = Tls { certificates: "no".into(), key: "no".into(), client_authorities: None };
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let engine = Arc::new(TestEngine::new().await);
-    let config = FlightConfig { tls: Some(tls), ..config() };
-    let result = crate::flight::serve(listener, engine, Arc::new(TestAuthenticator::new().await), config, std::future::pending()).await;
-    assert_eq!(result.unwrap_err().kind, ErrorKind::Internal);
 }

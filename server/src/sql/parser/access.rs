@@ -8,7 +8,7 @@ use crate::error::{Error, Position, Result};
 use crate::sql::names::UserName;
 use crate::sql::query::parse_expression;
 use crate::sql::statement::{
-    CreatePolicy, Grant, GrantedPrivilege, ObjectRef, PrincipalRef, RelationKind, Revoke, Secret, Statement, UserChange,
+    CreatePolicy, Expression, Grant, GrantedPrivilege, ObjectRef, PrincipalRef, RelationKind, Revoke, Secret, Statement, UserChange,
 };
 use crate::sql::tokens::Cursor;
 
@@ -238,7 +238,8 @@ fn command(cursor: &mut Cursor<'_>) -> Result<PolicyCommand> {
     Err(cursor.expected("ALL, SELECT, INSERT, UPDATE or DELETE"))
 }
 
-fn expression(cursor: &mut Cursor<'_>) -> Result<String> {
+fn expression(cursor: &mut Cursor<'_>) -> Result<Expression> {
     let (first, close) = cursor.brackets()?;
-    parse_expression(cursor.tokens(), first, close)
+    let position = cursor.tokens().position(first);
+    Ok(Expression { text: parse_expression(cursor.tokens(), first, close)?, position })
 }

@@ -1,13 +1,22 @@
 //! PostgreSQL's lexical rules and precedence for sqlparser, with what DataFusion adds to a SELECT list, and without
 //! the places where sqlparser reads PostgreSQL wrongly.
+//!
+//! It is here, below the server, so that a view or a policy means the same when it is used as when it was written.
 
 use std::any::TypeId;
+use std::ops::ControlFlow;
 
-use datafusion::sql::sqlparser::ast::{Expr, Function, FunctionArgumentList, FunctionArguments, ObjectName, UnaryOperator};
+use datafusion::sql::sqlparser::ast::{
+    Expr, Function, FunctionArgumentList, FunctionArguments, LimitClause, ObjectName, Offset, Query, UnaryOperator, Value, VisitMut,
+    VisitorMut,
+};
 use datafusion::sql::sqlparser::dialect::{Dialect, PostgreSqlDialect, Precedence};
 use datafusion::sql::sqlparser::keywords::{Keyword, RESERVED_FOR_COLUMN_ALIAS};
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::Token;
+
+/// Calls that the parser may stack on one another. An opening bracket costs one to three; the stack grows as needed.
+pub const MAX_PARSER_DEPTH: usize = 256;
 
 /// Not derived from [`PostgreSqlDialect`]: that one reads `?` as an operator, `>-` as one token, and switches on
 /// grammar (factorial, geometry, XML) that nothing here evaluates.
@@ -185,4 +194,26 @@ fn identity_function(parser: &mut Parser) -> Result<Expr, ParserError> {
         over: None,
         within_group: Vec::new(),
     }))
+}
+
+/// FETCH FIRST n ROWS ONLY is LIMIT n, which the planner knows.
+pub fn normalise_fetch(query: &mut Query) {
+    struct Rewrite;
+    impl VisitorMut for Rewrite {
+        type Break = ();
+        fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+            let offset: Option<Offset> = match &query.limit_clause {
+                None => None,
+                Some(LimitClause::LimitOffset { limit: None, offset, limit_by }) if limit_by.is_empty() => offset.clone(),
+                Some(_) => return ControlFlow::Continue(()),
+            };
+            if let Some(fetch) = query.fetch.take_if(|fetch| !fetch.with_ties && !fetch.percent) {
+                let one = || Expr::Value(Value::Number("1".to_owned(), false).into());
+                let limit = Some(fetch.quantity.unwrap_or_else(one));
+                query.limit_clause = Some(LimitClause::LimitOffset { limit, offset, limit_by: Vec::new() });
+            }
+            ControlFlow::Continue(())
+        }
+    }
+    let _ = query.visit(&mut Rewrite);
 }

@@ -1,0 +1,275 @@
+//! A place to try attacks: one table with hidden rows, in Parquet files and in memory, and a copy that holds only what the
+//! principal may see.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Date32Array, Int32Array, Int64Array, ListBuilder, RecordBatch, StringArray, StringBuilder};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::util::pretty::pretty_format_batches;
+use async_trait::async_trait;
+use datafusion::catalog::TableProvider;
+use datafusion::datasource::MemTable;
+use datafusion::datasource::file_format::parquet::ParquetFormat;
+use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::SessionState;
+use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::physical_plan::{ExecutionPlan, collect};
+use datafusion::prelude::{SessionConfig, SessionContext};
+use lazaret_auth::policy::BoundColumn;
+use lazaret_auth::{
+    Authority, CatalogId, CredentialKind, GrantId, Grantee, ObjectId, PolicyCommand, PolicyId, PolicyKind, Principal, PrincipalName,
+    Privilege, PrivilegeGrant, RowPolicy, SchemaId, TableId,
+};
+use parquet::arrow::ArrowWriter;
+use parquet::file::properties::WriterProperties;
+
+use crate::governed::{PolicyBinder, session_config};
+use crate::lake::{LakeError, OpenTable, TableSource};
+use crate::meta::{Catalog, Definition, Entity, Relation, Schema as StoredSchema, State, TableFormat};
+use crate::namespace::{Namespace, TableOpener};
+
+/// Files of the table; file `i` holds the regions `i` and `i + 10`, by turns.
+pub const FILES: i64 = 6;
+/// Rows of a file, in row groups of a quarter.
+pub const FILE_ROWS: i64 = 2000;
+/// What every hidden text contains.
+pub const SECRET: &str = "secret";
+
+/// The principal under policy sees region 2: half of one file. No visible row has `x = 5`, every hidden one does; every
+/// visible `s` is a number, every hidden one is not; visible `id`s are even.
+pub fn rows(file: i64) -> RecordBatch {
+    let ids: Vec<i64> = (file * FILE_ROWS..(file + 1) * FILE_ROWS).collect();
+    let region = |id: &i64| (file + if id % 2 == 0 { 0 } else { 10 }) as i32;
+    let visible = |id: &i64| region(id) == 2;
+    let mut tags = ListBuilder::new(StringBuilder::new());
+    for id in &ids {
+        let tag = if visible(id) { id.to_string() } else { format!("{SECRET}{id}") };
+        tags.append_value([Some(tag), Some("1".to_owned())]);
+    }
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(Int64Array::from(ids.clone())),
+        Arc::new(Int32Array::from_iter_values(ids.iter().map(region))),
+        Arc::new(Int32Array::from_iter_values(ids.iter().map(|id| if visible(id) { (id % 97) as i32 + 6 } else { 5 }))),
+        Arc::new(StringArray::from_iter_values(ids.iter().map(|id| if visible(id) { id.to_string() } else { format!("{SECRET}{id}") }))),
+        Arc::new(StringArray::from_iter(ids.iter().map(|id| (id % 3 != 0).then(|| format!("n{}", id % 11))))),
+        Arc::new(Date32Array::from_iter_values(ids.iter().map(|id| 10_000 + (id % 365) as i32))),
+        Arc::new(tags.finish()),
+    ];
+    RecordBatch::try_new(schema(), columns).unwrap()
+}
+
+pub fn schema() -> SchemaRef {
+    let list = DataType::List(Arc::new(Field::new_list_field(DataType::Utf8, true)));
+    Arc::new(Schema::new(vec![
+        Field::new("id", DataType::Int64, false),
+        Field::new("region", DataType::Int32, true),
+        Field::new("x", DataType::Int32, true),
+        Field::new("s", DataType::Utf8, true),
+        Field::new("note", DataType::Utf8, true),
+        Field::new("d", DataType::Date32, true),
+        Field::new("tags", list, true),
+    ]))
+}
+
+pub fn memory_table() -> Arc<dyn TableProvider> {
+    let partitions = (0..FILES).map(|file| vec![rows(file)]).collect();
+    Arc::new(MemTable::try_new(schema(), partitions).unwrap())
+}
+
+pub async fn parquet_table(folder: &Path) -> Arc<dyn TableProvider> {
+    for file in 0..FILES {
+        let out = std::fs::File::create(folder.join(format!("part-{file}.parquet"))).unwrap();
+        let properties = WriterProperties::builder().set_max_row_group_row_count(Some(FILE_ROWS as usize / 4)).build();
+        let mut writer = ArrowWriter::try_new(out, schema(), Some(properties)).unwrap();
+        writer.write(&rows(file)).unwrap();
+        writer.close().unwrap();
+    }
+    let url = ListingTableUrl::parse(format!("{}/", folder.display())).unwrap();
+    let options = ListingOptions::new(Arc::new(ParquetFormat::default())).with_file_extension("parquet");
+    let state = SessionContext::new().state();
+    let schema = options.infer_schema(&state, &url).await.unwrap();
+    Arc::new(ListingTable::try_new(ListingTableConfig::new(url).with_listing_options(options).with_schema(schema)).unwrap())
+}
+
+struct Opened(HashMap<TableId, Arc<dyn TableProvider>>);
+
+#[async_trait]
+impl TableOpener for Opened {
+    async fn open(&self, source: &TableSource) -> Result<OpenTable, LakeError> {
+        match self.0.get(&source.id) {
+            Some(provider) => Ok(OpenTable { provider: Arc::clone(provider), snapshot: None }),
+            None => Err(LakeError::Corrupt { file: "/lake/hidden/path.json".to_owned(), reason: "test".to_owned() }),
+        }
+    }
+}
+
+/// Catalog `lake`, schema `public`, and in it what a test puts there.
+pub struct Lab {
+    pub catalog: CatalogId,
+    pub schema: SchemaId,
+    entities: Vec<Entity>,
+    tables: HashMap<TableId, Arc<dyn TableProvider>>,
+    /// As if somebody had turned the row filter of Parquet on.
+    pub parquet_pushdown: bool,
+    pub target_partitions: usize,
+    pub batch_size: usize,
+}
+
+impl Lab {
+    pub fn new() -> Self {
+        let (catalog, schema) = (CatalogId::generate(), SchemaId::generate());
+        let entities = vec![
+            Entity::Catalog(Catalog { id: catalog, name: "lake".to_owned(), owner: PrincipalName::local("admin") }),
+            Entity::Schema(StoredSchema { id: schema, catalog, name: "public".to_owned(), owner: PrincipalName::local("admin") }),
+        ];
+        Self { catalog, schema, entities, tables: HashMap::new(), parquet_pushdown: false, target_partitions: 4, batch_size: 512 }
+    }
+
+    pub fn table(&mut self, name: &str, provider: Arc<dyn TableProvider>, row_security: bool) -> TableId {
+        let definition = Definition::Table {
+            format: TableFormat::Parquet,
+            location: format!("file:///{name}/"),
+            managed: false,
+            options: Default::default(),
+        };
+        let id = self.relation(name, "admin", definition, row_security);
+        self.tables.insert(id, provider);
+        id
+    }
+
+    pub fn view(&mut self, name: &str, owner: &str, query: &str, row_security: bool) -> TableId {
+        let definition = Definition::View { query: query.to_owned(), catalog: "lake".to_owned(), schema: "public".to_owned() };
+        self.relation(name, owner, definition, row_security)
+    }
+
+    pub fn relation(&mut self, name: &str, owner: &str, definition: Definition, row_security: bool) -> TableId {
+        let id = TableId::generate();
+        let (name, owner) = (name.to_owned(), PrincipalName::local(owner));
+        self.entities.push(Entity::Relation(Relation { id, schema: self.schema, name, owner, definition, row_security, comment: None }));
+        id
+    }
+
+    pub fn grant(&mut self, user: &str, object: ObjectId, privilege: Privilege, columns: Option<&[&str]>) {
+        self.entities.push(Entity::PrivilegeGrant(PrivilegeGrant {
+            id: GrantId::generate(),
+            object,
+            privilege,
+            grantee: Grantee::User(PrincipalName::local(user)),
+            columns: columns.map(|columns| columns.iter().map(|column| (*column).to_owned()).collect()),
+            deny: false,
+            grant_option: false,
+            grantor: PrincipalName::local("admin"),
+        }));
+    }
+
+    pub fn policy(&mut self, object: ObjectId, kind: PolicyKind, to: Grantee, using: &str, schema: &Schema) {
+        let columns = self.bind(using, schema);
+        self.policy_bound(object, kind, to, using, columns);
+    }
+
+    pub fn policy_bound(&mut self, object: ObjectId, kind: PolicyKind, to: Grantee, using: &str, columns: Vec<BoundColumn>) {
+        self.entities.push(Entity::Policy(RowPolicy {
+            id: PolicyId::generate(),
+            name: format!("p{}", self.entities.len()),
+            object,
+            kind,
+            command: PolicyCommand::Select,
+            to: vec![to],
+            except: Vec::new(),
+            using: Some(using.to_owned()),
+            with_check: None,
+            columns,
+            creator: PrincipalName::local("admin"),
+            version: 1,
+            comment: None,
+        }));
+    }
+
+    /// As CREATE POLICY does it.
+    pub fn bind(&self, using: &str, schema: &Schema) -> Vec<BoundColumn> {
+        let namespace = self.namespace("admin");
+        PolicyBinder::new(&namespace.session_state()).bind_new_policy(using, schema).unwrap()
+    }
+
+    /// `t` under the policy that the rows were made for, readable by ana without a policy in mind and by rui under it.
+    pub fn with_governed_table(provider: Arc<dyn TableProvider>) -> (Self, TableId) {
+        let mut lab = Self::new();
+        let schema = provider.schema();
+        let id = lab.table("t", provider, true);
+        lab.grant("rui", ObjectId::Table(id), Privilege::Select, None);
+        lab.policy(ObjectId::Table(id), PolicyKind::Permissive, user("rui"), "region = 2", &schema);
+        (lab, id)
+    }
+
+    pub fn template(&self) -> SessionState {
+        let config = SessionConfig::new().with_target_partitions(self.target_partitions).with_batch_size(self.batch_size);
+        let mut config = session_config(config);
+        let parquet = &mut config.options_mut().execution.parquet;
+        (parquet.pushdown_filters, parquet.reorder_filters) = (self.parquet_pushdown, self.parquet_pushdown);
+        SessionStateBuilder::new().with_config(config).with_default_features().build()
+    }
+
+    pub fn namespace(&self, user: &str) -> Namespace {
+        let state = Arc::new(State::build(1, self.entities.clone()).unwrap());
+        let principal = Arc::new(Principal::local_user(user, CredentialKind::Password, None, None));
+        let authority = Authority::of(state.as_ref(), principal);
+        let opener = Arc::new(Opened(self.tables.clone()));
+        Namespace::new(state, authority, opener, self.template(), "lake", "public").unwrap()
+    }
+
+    pub async fn plan(&self, user: &str, sql: &str) -> Result<(Namespace, Arc<dyn ExecutionPlan>)> {
+        let namespace = self.namespace(user);
+        let state = namespace.session_state();
+        let logical = state.create_logical_plan(sql).await?;
+        namespace.verify_logical(&logical)?;
+        let physical = state.create_physical_plan(&logical).await?;
+        namespace.verify_physical(physical.as_ref())?;
+        Ok((namespace, physical))
+    }
+
+    pub async fn run(&self, user: &str, sql: &str) -> Result<Vec<RecordBatch>> {
+        let (namespace, plan) = self.plan(user, sql).await?;
+        collect(plan, namespace.session_state().task_ctx()).await
+    }
+
+    /// The rows as sorted lines, or the error.
+    pub async fn lines(&self, user: &str, sql: &str) -> Result<Vec<String>, DataFusionError> {
+        self.run(user, sql).await.map(|batches| lines(&batches))
+    }
+}
+
+pub fn user(name: &str) -> Grantee {
+    Grantee::User(PrincipalName::local(name))
+}
+
+pub fn lines(batches: &[RecordBatch]) -> Vec<String> {
+    let table = pretty_format_batches(batches).unwrap().to_string();
+    let mut lines: Vec<String> = table
+        .lines()
+        .filter(|line| line.starts_with('|'))
+        .map(|line| line.split('|').map(str::trim).collect::<Vec<_>>().join("|"))
+        .collect();
+    lines.sort();
+    lines
+}
+
+/// The same names with only the visible rows in them, nothing governed.
+pub async fn filtered_copy(tables: &[(&str, Arc<dyn TableProvider>, &str)], template: SessionState) -> SessionContext {
+    let template = SessionStateBuilder::new_from_existing(template);
+    let mut copy = template.build();
+    let config = copy.config().clone().with_create_default_catalog_and_schema(true).with_default_catalog_and_schema("lake", "public");
+    copy = SessionStateBuilder::new_from_existing(copy).with_config(config).build();
+    let context = SessionContext::new_with_state(copy);
+    for (name, provider, policy) in tables {
+        let raw = SessionContext::new();
+        raw.register_table("raw", Arc::clone(provider)).unwrap();
+        let schema = provider.schema();
+        let batches = raw.sql(&format!("SELECT * FROM raw WHERE {policy}")).await.unwrap().collect().await.unwrap();
+        let table = MemTable::try_new(Arc::clone(&schema), vec![batches]).unwrap();
+        context.register_table(*name, Arc::new(table)).unwrap();
+    }
+    context
+}

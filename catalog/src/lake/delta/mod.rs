@@ -1,0 +1,147 @@
+//! Delta Lake: the log through the Delta kernel, into a [`LakeSnapshot`].
+//!
+//! The kernel blocks, so it runs on the blocking pool. A cached table is asked again after the staleness limit, by one
+//! caller while the others wait, and then with one listing that starts at the version it has.
+
+mod bounds;
+mod files;
+mod schema;
+
+use std::sync::Arc;
+
+use buoyant_kernel::snapshot::{Snapshot, SnapshotRef};
+use buoyant_kernel::table_features::{ColumnMappingMode, TableFeature};
+use buoyant_kernel::{Engine, Error as KernelError};
+use buoyant_kernel_engine::DefaultEngineBuilder;
+use buoyant_kernel_engine::executor::tokio::TokioMultiThreadExecutor;
+use tokio::runtime::Handle;
+
+use super::scan::LakeTable;
+use super::snapshot::{LakeError, LakeSnapshot, PathedName, SnapshotId};
+use super::table::{Lake, TableKey, TableSource};
+use crate::caches::{Held, Seen};
+use crate::stores::Location;
+
+/// The newest reader version that this code was written against.
+const MAX_READER_VERSION: i32 = 3;
+
+/// Reader features whose tables are read right. A variant column is refused by itself, so that a table that merely
+/// may hold one can be read.
+const READER_FEATURES: [&str; 9] = [
+    "columnMapping",
+    "deletionVectors",
+    "timestampNtz",
+    "typeWidening",
+    "typeWidening-preview",
+    "v2Checkpoint",
+    "vacuumProtocolCheck",
+    "variantType",
+    "variantType-preview",
+];
+
+/// A Delta table at the version last seen.
+pub(crate) struct DeltaTable {
+    table: Arc<LakeTable>,
+    log: SnapshotRef,
+}
+
+impl DeltaTable {
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.log.estimated_owned_heap_size_bytes() + self.table.snapshot().memory_bytes()
+    }
+}
+
+/// The table at its current version, from the cache if that is young enough.
+pub(super) async fn open(lake: &Lake, source: &TableSource) -> Result<Arc<LakeTable>, LakeError> {
+    let staleness = lake.caches.limits.staleness;
+    let held = lake.caches.snapshots.current(TableKey::of(source), staleness, |known| load(lake, source, known)).await?;
+    Ok(Arc::clone(&held.value.table))
+}
+
+/// `known`: a version seen before, which saves reading the log up to it.
+async fn load(lake: &Lake, source: &TableSource, known: Option<Arc<Held<DeltaTable>>>) -> Result<Seen<DeltaTable>, LakeError> {
+    let location = lake.stores.resolve(&source.location)?;
+    let store = lake.stores.store(location.store())?;
+    let stores = Arc::clone(&lake.stores);
+    let handle = Handle::current();
+    let loaded = tokio::task::spawn_blocking(move || {
+        let engine = DefaultEngineBuilder::new(store).with_task_executor(Arc::new(TokioMultiThreadExecutor::new(handle))).build();
+        let known = known.as_ref().map(|known| &known.value.log);
+        let log = open_log(&engine, &location, known)?;
+        if known.is_some_and(|known| is_same(known, &log)) {
+            return Ok::<_, LakeError>(None);
+        }
+        Ok(Some((snapshot(&engine, &log, &stores, &location)?, log)))
+    });
+    // A panic in the kernel must not be one here.
+    let loaded = loaded.await.map_err(|error| LakeError::Internal(error.to_string()))??;
+    let Some((snapshot, log)) = loaded else { return Ok(Seen::Same) };
+    let table = LakeTable::new(Arc::new(snapshot), Arc::clone(&lake.stores), Arc::clone(&lake.caches));
+    Ok(Seen::New(DeltaTable { table: Arc::new(table), log }))
+}
+
+/// A table that was made anew in the same place has another id.
+fn is_same(known: &SnapshotRef, log: &SnapshotRef) -> bool {
+    known.version() == log.version() && known.table_configuration().metadata().id() == log.table_configuration().metadata().id()
+}
+
+fn open_log(engine: &dyn Engine, location: &Location, known: Option<&SnapshotRef>) -> Result<SnapshotRef, LakeError> {
+    if let Some(known) = known
+        && let Ok(log) = Snapshot::builder_from(Arc::clone(known)).build(engine)
+    {
+        return Ok(log);
+    }
+    // Not known, or the log is not what it was: it may have been cleaned up, or the table made anew.
+    Snapshot::builder_for(format!("{}/", location.url())).build(engine).map_err(|error| kernel_error(location, error))
+}
+
+fn snapshot(
+    engine: &dyn Engine,
+    log: &SnapshotRef,
+    stores: &crate::stores::Stores,
+    location: &Location,
+) -> Result<LakeSnapshot, LakeError> {
+    let configuration = log.table_configuration();
+    check_protocol(configuration.protocol().min_reader_version(), configuration.protocol().reader_features())?;
+    let naming = match configuration.column_mapping_mode() {
+        ColumnMappingMode::None => PathedName::Logical,
+        ColumnMappingMode::Name => PathedName::Physical,
+        ColumnMappingMode::Id => PathedName::FieldId,
+    };
+    let schema = Arc::new(schema::arrow_schema(&log.schema(), naming != PathedName::Logical)?);
+    let partition_columns = configuration.metadata().partition_columns();
+    let (files, bounds) = files::read(engine, log, stores, location, &schema, partition_columns)?;
+    let version = i64::try_from(log.version()).map_err(|_| LakeError::Internal("a version beyond 63 bits".to_owned()))?;
+    Ok(LakeSnapshot { id: SnapshotId(version), schema, naming, name_mapping: None, initial_defaults: Default::default(), files, bounds })
+}
+
+fn check_protocol(reader_version: i32, features: Option<&[TableFeature]>) -> Result<(), LakeError> {
+    if reader_version > MAX_READER_VERSION {
+        return Err(LakeError::Unsupported { feature: format!("reader version {reader_version}") });
+    }
+    for feature in features.unwrap_or_default() {
+        let name = feature.to_string();
+        if !READER_FEATURES.contains(&name.as_str()) {
+            return Err(LakeError::Unsupported { feature: name });
+        }
+    }
+    Ok(())
+}
+
+fn kernel_error(location: &Location, error: KernelError) -> LakeError {
+    let log = || format!("{location}/_delta_log");
+    match error {
+        KernelError::Backtraced { source, .. } => kernel_error(location, *source),
+        KernelError::MissingVersion | KernelError::FileNotFound(_) => {
+            LakeError::NotATable { format: "Delta", location: location.to_string() }
+        }
+        KernelError::ObjectStore(source) => LakeError::Storage { file: log(), source },
+        KernelError::Unsupported(text) => {
+            // `Feature 'x' is not supported`
+            let feature = text.split('\'').nth(1).map_or(text.clone(), str::to_owned);
+            LakeError::Unsupported { feature }
+        }
+        KernelError::InternalError(text) | KernelError::JoinFailure(text) => LakeError::Internal(text),
+        other => LakeError::Corrupt { file: log(), reason: other.to_string() },
+    }
+}

@@ -1,0 +1,242 @@
+//! Row policies: made, dropped, and switched on and off for a table.
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use datafusion::catalog::TableProvider;
+use datafusion::error::DataFusionError;
+use datafusion::execution::SessionState;
+use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::prelude::SessionConfig;
+use lazaret_auth::grant::{authorize, authorize_system};
+use lazaret_auth::policy::BoundColumn;
+use lazaret_auth::{AccessReader, Authority, Grantee, ObjectId, PolicyId, Privilege, RowPolicy};
+use lazaret_catalog::governed::{BindError, PolicyBinder, identity_functions, session_config};
+use lazaret_catalog::lake::{LakeError, TableSource};
+use lazaret_catalog::meta::{Change, Definition, Entity, EntityId, Relation, State};
+use lazaret_catalog::namespace::{CatalogError, Namespace, TableOpener};
+
+use super::principals::{is_known, name_of, not_found, resolve};
+use super::{Target, find};
+use crate::error::{Error, ErrorKind, Position, Result};
+use crate::sql::statement::{CreatePolicy, Expression, ObjectRef, PrincipalRef, RelationKind};
+use crate::sql::{Ident, ObjectName};
+use crate::statements::StatementContext;
+use crate::statements::objects::{already_exists, chain, change};
+
+/// Needs MANAGE POLICIES on what the policy lies on. The first policy on a table enables row-level security.
+pub async fn create(context: &StatementContext, create: &CreatePolicy) -> Result<()> {
+    let state = context.metadata.current();
+    let rights = context.authority(state.as_ref());
+    let target = find(context, &state, &rights, &create.on)?;
+    require_policies(&state, &rights, &target)?;
+    let bound = bind(context, &state, &rights, &target, create).await?;
+    let definition = target.relation.map(|relation| relation.definition.clone());
+
+    let id = PolicyId::generate();
+    let mut unknown = Vec::new();
+    change(context, |state, rights| {
+        let target = find(context, state, rights, &create.on)?;
+        require_policies(state, rights, &target)?;
+        // Bound to what the table was a moment ago: another of that name may have other columns.
+        if bound.object != target.id || definition.as_ref() != target.relation.map(|relation| &relation.definition) {
+            return Err(Error::new(ErrorKind::Aborted, format!("{} was changed at the same time; nothing was written", target.shown)));
+        }
+        let existing = state.policy(target.id, create.name.as_str());
+        if existing.is_some() && !create.or_replace {
+            return Err(already_exists("policy", &create.name));
+        }
+        let (to, except) = (grantees(context, state, &create.to)?, grantees(context, state, &create.except)?);
+        unknown = to.iter().chain(&except).filter(|it| !is_known(state, it)).map(|it| name_of(state, it).1).collect();
+        let policy = RowPolicy {
+            id: existing.map_or(id, |policy| policy.id),
+            name: create.name.as_str().to_owned(),
+            object: target.id,
+            kind: create.kind,
+            command: create.command,
+            to,
+            except,
+            using: create.using.as_ref().map(|expr| expr.text.clone()),
+            with_check: create.with_check.as_ref().map(|expr| expr.text.clone()),
+            columns: bound.columns.clone(),
+            creator: rights.name().clone(),
+            version: existing.map_or(1, |policy| policy.version + 1),
+            comment: create.comment.clone(),
+        };
+        let mut changes = vec![Change::Put(Entity::Policy(policy))];
+        let is_first = state.policies_on(target.id).is_empty();
+        if let Some(relation) = target.relation.filter(|relation| is_first && !relation.row_security) {
+            changes.push(Change::Put(Entity::Relation(Relation { row_security: true, ..Relation::clone(relation) })));
+        }
+        Ok(changes)
+    })
+    .await?;
+    for name in unknown {
+        context.warn(format!("policy \"{}\" names \"{name}\", who is not known: a misspelt name?", create.name));
+    }
+    Ok(())
+}
+
+/// Leaves row-level security on: without a policy the table then shows no rows.
+pub async fn drop(context: &StatementContext, name: &Ident, on: &ObjectRef, if_exists: bool) -> Result<()> {
+    let mut warning = None;
+    change(context, |state, rights| {
+        warning = None;
+        let target = match find(context, state, rights, on) {
+            Err(error) if if_exists && error.kind == ErrorKind::NotFound => {
+                warning = Some(format!("{}, nothing was dropped", error.message));
+                return Ok(Vec::new());
+            }
+            found => found?,
+        };
+        require_policies(state, rights, &target)?;
+        let Some(policy) = state.policy(target.id, name.as_str()) else {
+            if if_exists {
+                warning = Some(format!("policy \"{name}\" not found, nothing was dropped"));
+                return Ok(Vec::new());
+            }
+            return Err(not_found("policy", name));
+        };
+        let is_last = target.relation.is_some_and(|relation| relation.row_security) && state.policies_on(target.id).len() == 1;
+        if is_last {
+            warning = Some(format!("{} has no policy left and row-level security on: policies on it decide no longer", target.shown));
+        }
+        Ok(vec![Change::Delete(EntityId::Policy(policy.id))])
+    })
+    .await?;
+    if let Some(warning) = warning {
+        context.warn(warning);
+    }
+    Ok(())
+}
+
+pub async fn row_level_security(context: &StatementContext, kind: RelationKind, name: &ObjectName, enable: bool) -> Result<()> {
+    let object = ObjectRef::Relation(kind, name.clone());
+    change(context, |state, rights| {
+        let target = find(context, state, rights, &object)?;
+        require_policies(state, rights, &target)?;
+        let changed = target.relation.filter(|relation| relation.row_security != enable);
+        Ok(changed
+            .map(|relation| Change::Put(Entity::Relation(Relation { row_security: enable, ..Relation::clone(relation) })))
+            .into_iter()
+            .collect())
+    })
+    .await?;
+    Ok(())
+}
+
+/// Whoever owns a table does not for that decide who sees which rows.
+pub(super) fn manages_policies(state: &State, rights: &Authority, target: &Target<'_>) -> bool {
+    match target.path {
+        Some(path) => authorize(state, rights, path, Privilege::ManagePolicies).is_ok(),
+        None => authorize_system(state, rights, Privilege::ManagePolicies).is_ok(),
+    }
+}
+
+fn require_policies(state: &State, rights: &Authority, target: &Target<'_>) -> Result<()> {
+    if manages_policies(state, rights, target) {
+        return Ok(());
+    }
+    Err(Error::denied(format!("{} on {} is required", Privilege::ManagePolicies, target.shown)))
+}
+
+fn grantees(context: &StatementContext, state: &State, principals: &[PrincipalRef]) -> Result<Vec<Grantee>> {
+    principals.iter().map(|principal| resolve(context, state, principal)).collect()
+}
+
+/// What a policy was found to depend on.
+struct Bound {
+    object: ObjectId,
+    columns: Vec<BoundColumn>,
+}
+
+/// On a table or view: BOOLEAN over its columns, which are remembered. On what holds tables it is bound table by table,
+/// when they are read.
+async fn bind(
+    context: &StatementContext,
+    state: &Arc<State>,
+    rights: &Authority,
+    target: &Target<'_>,
+    create: &CreatePolicy,
+) -> Result<Bound> {
+    let mut columns: Vec<BoundColumn> = Vec::new();
+    if target.relation.is_some() {
+        let schema = schema_of(context, state, rights, target).await?;
+        let session = binding_state(state, rights)?;
+        for expr in create.using.iter().chain(&create.with_check) {
+            let found = PolicyBinder::new(&session).bind_new_policy(&expr.text, &schema).map_err(|error| refused(error, expr))?;
+            columns.extend(found.into_iter().filter(|column| !columns.iter().any(|known| known.name == column.name)).collect::<Vec<_>>());
+        }
+    }
+    Ok(Bound { object: target.id, columns })
+}
+
+fn refused(error: BindError, expr: &Expression) -> Error {
+    let Position { line, column } = expr.position;
+    let error = match error {
+        BindError::Unsupported(what) => Error::unsupported(format!("{what} in a policy")),
+        BindError::Closed { .. } => Error::new(ErrorKind::FailedPrecondition, error.to_string()),
+        BindError::Parse(_) | BindError::Plan(_) | BindError::NotBoolean(_) | BindError::NotAllowed(_) | BindError::Volatile(_) => {
+            Error::invalid(error.to_string())
+        }
+    };
+    error.at(line, column)
+}
+
+/// Functions and settings as queries have them, the identity functions among them.
+fn binding_state(state: &State, rights: &Authority) -> Result<SessionState> {
+    use datafusion::execution::FunctionRegistry;
+    let mut session = SessionStateBuilder::new_with_default_features().with_config(session_config(SessionConfig::new())).build();
+    for function in identity_functions(state, rights) {
+        session.register_udf(Arc::new(function)).map_err(Error::internal)?;
+    }
+    Ok(session)
+}
+
+/// The columns of a table, all of them, or of a view as this principal may select from it.
+pub(super) async fn schema_of(
+    context: &StatementContext,
+    state: &Arc<State>,
+    rights: &Authority,
+    target: &Target<'_>,
+) -> Result<SchemaRef> {
+    let Some(relation) = target.relation else { return Err(Error::internal("columns of what is no table")) };
+    match &relation.definition {
+        Definition::Table { format, location, options, .. } => {
+            let source = TableSource { id: relation.id, format: *format, location: location.clone(), options: options.clone() };
+            let open = context.lake.open(&source).await.map_err(|error| cannot_open(&target.shown, &error))?;
+            Ok(open.provider.schema())
+        }
+        Definition::View { .. } => {
+            let [catalog, schema, name] = state.qualified_name(relation.id).ok_or_else(|| Error::internal("a view without a name"))?;
+            let opener: Arc<dyn TableOpener> = Arc::clone(&context.lake) as Arc<dyn TableOpener>;
+            let template = SessionStateBuilder::new_with_default_features().with_config(session_config(SessionConfig::new())).build();
+            let namespace =
+                Namespace::new(Arc::clone(state), rights.clone(), opener, template, &catalog, &schema).map_err(cannot_read_view)?;
+            let view = namespace.table(&catalog, &schema, &name).await.map_err(cannot_read_view)?;
+            Ok(view.ok_or_else(|| Error::not_found("view", &name))?.schema())
+        }
+    }
+}
+
+fn cannot_read_view(error: DataFusionError) -> Error {
+    match CatalogError::of(&error) {
+        Some(CatalogError::NotFound(name)) => Error::not_found("view", name),
+        Some(denied @ CatalogError::Denied { .. }) => Error::denied(denied.to_string()),
+        Some(other) => Error::new(ErrorKind::FailedPrecondition, other.to_string()),
+        None => Error::internal(error),
+    }
+}
+
+/// Whoever manages policies need not know where the files are.
+fn cannot_open(shown: &str, error: &LakeError) -> Error {
+    match error {
+        LakeError::Unsupported { feature } => Error::unsupported(feature),
+        LakeError::Internal(_) => Error::internal(chain(error)),
+        _ => {
+            let id = Error::internal(chain(error)).id.unwrap_or_default();
+            let kind = if matches!(error, LakeError::Corrupt { .. }) { ErrorKind::DataLoss } else { ErrorKind::Unavailable };
+            Error { id: Some(id.clone()), ..Error::new(kind, format!("{shown} cannot be opened (id {id})")) }
+        }
+    }
+}
