@@ -22,7 +22,12 @@ impl Config {
 
 impl Cache {
     pub fn limits(&self) -> CacheLimits {
-        CacheLimits { footer_bytes: self.footer_bytes, snapshot_bytes: self.snapshot_bytes, data_bytes: self.data_bytes, ..CacheLimits::default() }
+        CacheLimits {
+            footer_bytes: self.footer_bytes,
+            snapshot_bytes: self.snapshot_bytes,
+            data_bytes: self.data_bytes,
+            ..CacheLimits::default()
+        }
     }
 }
 
