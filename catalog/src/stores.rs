@@ -213,7 +213,18 @@ fn covers(url: &str, bucket: &str, key: &str) -> bool {
 fn s3(bucket: &str, config: Option<&StoreConfig>) -> Result<Arc<dyn ObjectStore>, LocationError> {
     let retry = RetryConfig { max_retries: RETRIES, retry_timeout: RETRY_TIMEOUT, ..RetryConfig::default() };
     let builder = match config {
-        None => AmazonS3Builder::from_env(),
+        None => {
+            // Without keys the client would ask the machine's metadata service, which no statement may reach.
+            let given = |name| std::env::var(name).is_ok_and(|value| !value.is_empty());
+            if !given("AWS_ACCESS_KEY_ID") && !given("AWS_SKIP_SIGNATURE") {
+                let reason = "no store is configured for it, and AWS_ACCESS_KEY_ID is not set".to_owned();
+                return Err(LocationError::Invalid { location: format!("s3://{bucket}"), reason });
+            }
+            if let Ok(endpoint) = std::env::var("AWS_ENDPOINT_URL") {
+                location::check_endpoint(&endpoint)?;
+            }
+            AmazonS3Builder::from_env()
+        }
         Some(config) => {
             let mut builder = AmazonS3Builder::new().with_allow_http(config.allow_http);
             if let Some(endpoint) = &config.endpoint {

@@ -132,7 +132,7 @@ fn kernel_error(location: &Location, error: KernelError) -> LakeError {
     let log = || format!("{location}/_delta_log");
     match error {
         KernelError::Backtraced { source, .. } => kernel_error(location, *source),
-        KernelError::MissingVersion | KernelError::FileNotFound(_) => not_a_table(location),
+        KernelError::MissingVersion | KernelError::FileNotFound(_) | KernelError::InvalidTableLocation(_) => not_a_table(location),
         // The kernel has no kind for an empty or absent log.
         KernelError::Generic(text) if text.starts_with("No files in log segment") => not_a_table(location),
         KernelError::ObjectStore(source) => LakeError::Storage { file: log(), source },

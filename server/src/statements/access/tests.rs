@@ -26,7 +26,8 @@ impl Lab {
     async fn new(issuers: &[&str]) -> Self {
         let metadata = Metadata::open(Arc::new(MemoryStore::new())).await.unwrap();
         metadata.bootstrap("no password").await.unwrap();
-        let caches = Caches::new(CacheLimits { footer_bytes: 1 << 20, snapshot_bytes: 1 << 20, data_bytes: 1 << 20 });
+        let caches =
+            Caches::new(CacheLimits { footer_bytes: 1 << 20, snapshot_bytes: 1 << 20, data_bytes: 1 << 20, ..CacheLimits::default() });
         let lake = Lake::new(Arc::new(Stores::new(StoresConfig::default())), Arc::new(caches));
         let issuers = issuers.iter().map(|name| (*name).to_owned()).collect();
         Self { metadata: Arc::new(metadata), lake: Arc::new(lake), issuers }
@@ -211,10 +212,7 @@ async fn roles_are_held_through_roles_and_never_in_a_circle() {
     assert_eq!(bo.authority(lab.state().as_ref()).held_roles().len(), 2);
     let eva = lab.principal(PrincipalName::new("hospital", "eva"), &["icu"]);
     assert_eq!(eva.authority(lab.state().as_ref()).held_roles().len(), 2);
-    assert_eq!(
-        lab.shows("admin", "SHOW ROLES").await,
-        "nurse|USER ada, GROUP 'hospital:icu', USER \"hospital:bo\"\nstaff|ROLE nurse"
-    );
+    assert_eq!(lab.shows("admin", "SHOW ROLES").await, "nurse|USER ada, GROUP 'hospital:icu', USER \"hospital:bo\"\nstaff|ROLE nurse");
     assert_eq!(lab.shows("ada", "SHOW ROLES").await, "nurse|USER ada\nstaff|ROLE nurse");
     assert_eq!(lab.shows("eve", "SHOW ROLES").await, "");
     assert_eq!(lab.shows("ada", "SHOW USERS").await, "ada|true|false");
@@ -234,7 +232,11 @@ async fn the_short_form_of_a_name_is_refused_while_it_can_mean_several() {
     lab.admin(&["CREATE ROLE s", "GRANT ROLE s TO USER bo"]).await;
     lab.hears(&[
         ("admin", "GRANT ROLE r TO USER \"hospital:ada\"", "ok"),
-        ("admin", "GRANT ROLE s TO USER ada", "Invalid: \"ada\" can mean \"hospital:ada\" or \"local:ada\": write it in full at line 1, column 22"),
+        (
+            "admin",
+            "GRANT ROLE s TO USER ada",
+            "Invalid: \"ada\" can mean \"hospital:ada\" or \"local:ada\": write it in full at line 1, column 22",
+        ),
         ("admin", "GRANT ROLE s TO USER \"local:ada\"", "ok"),
         (
             "admin",
@@ -276,7 +278,11 @@ async fn what_one_may_not_see_is_not_there() {
             "GRANT SELECT ON SCHEMA public TO USER bo",
             "PermissionDenied: SELECT on schema \"lazaret.public\" with grant option, or MANAGE, is required",
         ),
-        ("ada", "CREATE POLICY p ON VIEW a TO ALL USING (true)", "PermissionDenied: MANAGE POLICIES on view \"lazaret.public.a\" is required"),
+        (
+            "ada",
+            "CREATE POLICY p ON VIEW a TO ALL USING (true)",
+            "PermissionDenied: MANAGE POLICIES on view \"lazaret.public.a\" is required",
+        ),
         ("ada", "ALTER VIEW a ENABLE ROW LEVEL SECURITY", "PermissionDenied: MANAGE POLICIES on view \"lazaret.public.a\" is required"),
         ("admin", "GRANT SELECT ON TABLE a TO USER bo", "Invalid: \"lazaret.public.a\" is a view, not a table"),
         ("ada", "GRANT READ AUDIT ON SYSTEM TO USER ada", "PermissionDenied: READ AUDIT on the system with grant option is required"),
@@ -310,7 +316,11 @@ async fn privileges_are_passed_on_by_manage_or_grant_option() {
         ("admin", "GRANT MANAGE POLICIES ON VIEW b TO USER bo", "ok"),
         ("admin", "GRANT READ AUDIT, READ FILES ON SYSTEM TO ROLE r", "ok"),
         ("admin", "GRANT SELECT ON VIEW a TO USER nobody", "NotFound: user \"nobody\" not found at line 1, column 32"),
-        ("admin", "GRANT SELECT ON VIEW a TO GROUP 'g'", "Invalid: group \"g\": no issuer is configured, and users with passwords have no groups"),
+        (
+            "admin",
+            "GRANT SELECT ON VIEW a TO GROUP 'g'",
+            "Invalid: group \"g\": no issuer is configured, and users with passwords have no groups",
+        ),
     ])
     .await;
     let path = lab.path("public", "a");
@@ -354,8 +364,12 @@ async fn a_part_of_all_can_be_taken_back() {
 
     // The admin's own grants are ordinary ones.
     lab.admin(&["GRANT ALL ON CATALOG lazaret TO USER ada", "REVOKE ALL ON CATALOG lazaret FROM USER admin"]).await;
-    lab.hears(&[("admin", "GRANT SELECT ON VIEW b TO USER admin", "PermissionDenied: SELECT on view \"lazaret.public.b\" with grant option, or MANAGE, is required")])
-        .await;
+    lab.hears(&[(
+        "admin",
+        "GRANT SELECT ON VIEW b TO USER admin",
+        "PermissionDenied: SELECT on view \"lazaret.public.b\" with grant option, or MANAGE, is required",
+    )])
+    .await;
     assert!(authorize(lab.state().as_ref(), &lab.rights("admin"), path, Privilege::Select).is_err());
 }
 
@@ -393,7 +407,8 @@ async fn columns_are_granted_by_name() {
 #[tokio::test]
 async fn grants_show_what_one_has_and_what_one_manages() {
     let lab = Lab::with_views().await;
-    lab.admin(&["CREATE USER ada", "CREATE USER bo", "CREATE ROLE r", "GRANT ROLE r TO USER ada", "GRANT SELECT ON VIEW a TO ROLE r"]).await;
+    lab.admin(&["CREATE USER ada", "CREATE USER bo", "CREATE ROLE r", "GRANT ROLE r TO USER ada", "GRANT SELECT ON VIEW a TO ROLE r"])
+        .await;
     lab.admin(&["GRANT INSERT ON VIEW a TO USER bo", "GRANT SELECT ON VIEW b TO USER bo", "GRANT READ AUDIT ON SYSTEM TO USER bo"]).await;
     assert_eq!(
         lab.shows("ada", "SHOW GRANTS").await,
@@ -418,15 +433,27 @@ async fn policies_are_bound_when_they_are_made() {
     let lab = Lab::with_views().await;
     lab.admin(&["CREATE USER ada", "CREATE ROLE r"]).await;
     lab.hears(&[
-        ("admin", "CREATE POLICY p ON VIEW a TO ALL USING (region)", "Invalid: a policy must be BOOLEAN, this one is Utf8 at line 1, column 41"),
+        (
+            "admin",
+            "CREATE POLICY p ON VIEW a TO ALL USING (region)",
+            "Invalid: a policy must be BOOLEAN, this one is Utf8 at line 1, column 41",
+        ),
         ("admin", "CREATE POLICY p ON VIEW a TO ROLE none USING (true)", "NotFound: role \"none\" not found at line 1, column 35"),
-        ("admin", "CREATE POLICY p ON VIEW a TO ALL USING (id IN (SELECT 1))", "Unsupported: not supported yet: subquery in a policy at line 1, column 41"),
+        (
+            "admin",
+            "CREATE POLICY p ON VIEW a TO ALL USING (id IN (SELECT 1))",
+            "Unsupported: not supported yet: subquery in a policy at line 1, column 41",
+        ),
         (
             "admin",
             "CREATE POLICY p ON VIEW a TO ALL USING (random() < 0.5)",
             "Invalid: function \"random\" is not allowed in a policy: it gives another value with every call at line 1, column 41",
         ),
-        ("admin", "CREATE POLICY p ON VIEW a TO ALL USING (sum(id) > 1)", "Invalid: an aggregate function is not allowed in a policy at line 1, column 41"),
+        (
+            "admin",
+            "CREATE POLICY p ON VIEW a TO ALL USING (sum(id) > 1)",
+            "Invalid: an aggregate function is not allowed in a policy at line 1, column 41",
+        ),
         ("admin", "CREATE POLICY p ON VIEW a TO ROLE r USING (region = claim('region'))", "ok"),
         ("admin", "CREATE POLICY p ON VIEW a TO ALL USING (true)", "AlreadyExists: policy \"p\" already exists"),
         ("admin", "CREATE POLICY p ON SCHEMA other AS RESTRICTIVE TO ALL EXCEPT USER admin USING (id > 1)", "ok"),
