@@ -67,6 +67,14 @@ pub struct PlannedQuery {
     ready: Mutex<Option<(Instant, Vec<Prepared>)>>,
 }
 
+#[cfg(test)]
+impl PlannedQuery {
+    /// Without plans, as after they went stale.
+    pub(crate) fn unplanned(schema: SchemaRef, sql: &str, parameters: Option<RecordBatch>) -> Self {
+        Self { schema, sql: sql.to_owned(), parameters, epoch: 0, ready: Mutex::new(None) }
+    }
+}
+
 /// What an executed update did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UpdateOutcome {

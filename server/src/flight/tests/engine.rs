@@ -104,7 +104,7 @@ impl SqlEngine for TestEngine {
 
     async fn plan(&self, session: &Arc<Session>, sql: &str, parameters: Option<RecordBatch>) -> Result<PlannedQuery> {
         let schema = self.describe(session, sql).await?.result_schema;
-        Ok(PlannedQuery { schema, sql: sql.to_owned(), parameters, epoch: 0 })
+        Ok(PlannedQuery::unplanned(schema, sql, parameters))
     }
 
     async fn run(&self, session: &Arc<Session>, planned: &PlannedQuery) -> Result<Rows> {
