@@ -544,3 +544,33 @@ def test_connections_at_the_same_time(server):
     for thread in threads:
         thread.join(60)
     assert sorted(answers) == sorted(number * 100 + i for number in range(8) for i in range(5))
+
+
+def test_heavy_queries_do_not_starve_the_server(server):
+    """More of them than the machine has cores: whoever comes then is still heard, and so is a cancel."""
+
+    def work(cursor):
+        try:
+            cursor.execute(ENDLESS)
+            cursor.fetchall()
+        except adbc_driver_manager.Error as error:
+            caught.append(error.status_code)
+
+    caught, heavy = [], [server.connect() for _ in range(4)]
+    cursors = [connection.cursor() for connection in heavy]
+    threads = [threading.Thread(target=work, args=(cursor,), daemon=True) for cursor in cursors]
+    for thread in threads:
+        thread.start()
+    with server.connect() as admin:
+        wait_until(lambda: running(admin, ENDLESS) == 4)
+        for _ in range(3):
+            assert one(admin, "SELECT 1") == 1
+        for cursor in cursors:
+            cursor.adbc_cancel()
+        for thread in threads:
+            thread.join(30)
+        assert caught == [STATUS.CANCELLED] * 4
+        wait_until(lambda: running(admin, ENDLESS) == 0)
+    for cursor, connection in zip(cursors, heavy):
+        cursor.close()
+        connection.close()
