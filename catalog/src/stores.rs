@@ -121,6 +121,14 @@ impl Stores {
         self.open.lock().insert(Arc::from(store), Arc::new(counting));
     }
 
+    /// The location of a path in a store.
+    pub(crate) fn at(&self, store: &str, path: object_store::path::Path) -> Result<Location, LocationError> {
+        match store {
+            "file://" => location::from_local_path(&FsPath::new("/").join(path.as_ref())),
+            _ => Ok(location::in_bucket(store, path)),
+        }
+    }
+
     /// The folder of a managed table, such as `<data dir>/warehouse/<table id>`.
     pub fn managed(&self, folder: &str) -> Result<Location, LocationError> {
         location::from_local_path(&self.warehouse.join(folder))
@@ -128,7 +136,9 @@ impl Stores {
 
     /// Whether one of the two lies at, above or below the other: such tables would answer for each other's rows.
     pub fn overlaps(&self, a: &Location, b: &Location) -> bool {
-        a.store() == b.store() && (a.path().prefix_matches(b.path()) || b.path().prefix_matches(a.path()))
+        // Parts of one bucket may be stores of their own.
+        let place = |location: &Location| location.store().split_once("://").map_or("", |(_, bucket)| bucket).to_owned();
+        place(a) == place(b) && (a.path().prefix_matches(b.path()) || b.path().prefix_matches(a.path()))
     }
 
     /// The store of a location or of a data file, such as `s3://lake` or `file://`.

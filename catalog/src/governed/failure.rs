@@ -69,9 +69,9 @@ pub fn classify(error: &(dyn Error + 'static)) -> FailureKind {
             return Some(match error {
                 LakeError::Unsupported { .. } => FailureKind::Unsupported,
                 LakeError::Storage { source: object_store::Error::NotFound { .. }, .. } => FailureKind::DataLoss,
-                LakeError::Storage { .. } => FailureKind::Unavailable,
+                LakeError::Storage { .. } | LakeError::Location(_) => FailureKind::Unavailable,
                 LakeError::NotATable { .. } | LakeError::Corrupt { .. } | LakeError::OutsideLocation { .. } => FailureKind::DataLoss,
-                LakeError::Internal(_) => FailureKind::Internal,
+                LakeError::Option { .. } | LakeError::Internal(_) => FailureKind::Internal,
             });
         }
         if let Some(error) = it.downcast_ref::<object_store::Error>() {

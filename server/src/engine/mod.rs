@@ -1,7 +1,7 @@
 //! The one way of a statement: parse, authorize, plan, admit, execute. Everything that runs SQL joins here.
 
 mod catalog;
-mod failure;
+pub(crate) mod failure;
 mod memory;
 pub mod objects;
 mod plan;

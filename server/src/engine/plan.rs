@@ -66,7 +66,9 @@ impl Engine {
 
     pub(super) async fn prepare(&self, session: &Arc<Session>, query: &sql::Query) -> Result<Prepared> {
         let (namespace, settings) = self.statement_namespace(session)?;
-        let state = namespace.session_state();
+        let mut state = namespace.session_state();
+        // The one moment that now() and current_date mean in this statement.
+        state.mark_start_execution();
         let statement = DfStatement::Statement(Box::new(ast::Statement::Query(query.ast.clone())));
         let plan = state.statement_to_plan(statement).await.map_err(from_datafusion)?;
         namespace.verify_logical(&plan).map_err(Error::internal)?;

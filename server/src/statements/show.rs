@@ -5,17 +5,17 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::catalog::CatalogProviderList;
-use datafusion::error::DataFusionError;
 use lazaret_auth::grant::authorize;
 use lazaret_auth::{ObjectPath, Privilege};
 use lazaret_catalog::governed::GovernedTable;
 use lazaret_catalog::meta::{Definition, Relation, TableFormat};
-use lazaret_catalog::namespace::{CatalogError, Namespace};
+use lazaret_catalog::namespace::Namespace;
 
 use super::StatementContext;
 use super::objects::{find_catalog, find_schema, kind_of};
 use super::session::shown_settings;
-use crate::error::{Error, ErrorKind, Result};
+use crate::engine::failure::from_datafusion;
+use crate::error::{Error, Result};
 use crate::sql::names::is_reserved_schema;
 use crate::sql::statement::{RelationKind, Show};
 use crate::sql::types::{quoted, sql_type};
@@ -140,7 +140,7 @@ async fn tables(context: &StatementContext, namespace: &Namespace, schema: Optio
 }
 
 /// `TABLE` or `VIEW`.
-pub(crate) fn table_type(relation: &Relation) -> &'static str {
+fn table_type(relation: &Relation) -> &'static str {
     match kind_of(relation) {
         RelationKind::Table => "TABLE",
         RelationKind::View => "VIEW",
@@ -148,7 +148,7 @@ pub(crate) fn table_type(relation: &Relation) -> &'static str {
 }
 
 async fn open(namespace: &Namespace, path: &RelationPath) -> Result<Arc<GovernedTable>> {
-    let table = namespace.table(&path.catalog, &path.schema, &path.name).await.map_err(cannot_read)?;
+    let table = namespace.table(&path.catalog, &path.schema, &path.name).await.map_err(from_datafusion)?;
     table.ok_or_else(|| Error::not_found("table", path))
 }
 
@@ -224,23 +224,6 @@ fn format_name(format: TableFormat) -> &'static str {
         TableFormat::Csv => "CSV",
         TableFormat::Json => "JSON",
     }
-}
-
-/// Why a table that was named cannot be opened, in the words of the namespace, which hold nothing hidden.
-pub(crate) fn cannot_read(error: DataFusionError) -> Error {
-    let Some(refused) = CatalogError::of(&error) else { return Error::internal(error) };
-    let (kind, id) = match refused {
-        CatalogError::NotFound(name) => return Error::not_found("table", name),
-        CatalogError::Denied { .. } => (ErrorKind::PermissionDenied, None),
-        CatalogError::Unsupported { .. } => (ErrorKind::Unsupported, None),
-        CatalogError::Corrupt { id, .. } => (ErrorKind::DataLoss, Some(id)),
-        CatalogError::Storage { id, .. } => (ErrorKind::Unavailable, Some(id)),
-        CatalogError::PolicyNotBinding { .. } => (ErrorKind::FailedPrecondition, None),
-        CatalogError::BrokenView { id, .. } => (ErrorKind::FailedPrecondition, Some(id)),
-        CatalogError::TooManyViews => (ErrorKind::Exhausted, None),
-        CatalogError::Internal { id, .. } => (ErrorKind::Internal, Some(id)),
-    };
-    Error { id: id.cloned(), ..Error::new(kind, refused.to_string()) }
 }
 
 fn texts<const N: usize>(names: [&str; N]) -> SchemaRef {

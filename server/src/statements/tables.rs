@@ -218,6 +218,7 @@ fn cannot_open(path: &RelationPath, error: &LakeError) -> Error {
         LakeError::NotATable { .. } | LakeError::Storage { source: object_store::Error::NotFound { .. }, .. } => ErrorKind::NotFound,
         LakeError::Corrupt { .. } | LakeError::OutsideLocation { .. } => ErrorKind::DataLoss,
         LakeError::Storage { .. } => ErrorKind::Unavailable,
+        LakeError::Location(_) | LakeError::Option { .. } => ErrorKind::Invalid,
         LakeError::Internal(_) => return Error::internal(chain(error)),
     };
     Error::new(kind, error.to_string())

@@ -99,7 +99,7 @@ pub async fn drop(context: &StatementContext, name: &Ident, on: &ObjectRef, if_e
         };
         let is_last = target.relation.is_some_and(|relation| relation.row_security) && state.policies_on(target.id).len() == 1;
         if is_last {
-            warning = Some(format!("{} has no policy left and row-level security on: policies on it decide no longer", target.shown));
+            warning = Some(format!("{} has no policy left and row-level security on: it shows no rows", target.shown));
         }
         Ok(vec![Change::Delete(EntityId::Policy(policy.id))])
     })
@@ -205,7 +205,7 @@ pub(super) async fn schema_of(
         Definition::Table { format, location, options, .. } => {
             let source = TableSource { id: relation.id, format: *format, location: location.clone(), options: options.clone() };
             let open = context.lake.open(&source).await.map_err(|error| cannot_open(&target.shown, &error))?;
-            Ok(open.provider.schema())
+            Ok(open.binding_schema())
         }
         Definition::View { .. } => {
             let [catalog, schema, name] = state.qualified_name(relation.id).ok_or_else(|| Error::internal("a view without a name"))?;
