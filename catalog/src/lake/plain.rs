@@ -329,6 +329,6 @@ impl TableProvider for TextTable {
             .with_projection_indices(projection.cloned())?
             .with_limit(limit)
             .build();
-        self.format.create_physical_plan(state, config).await.map_err(DataFusionError::from)
+        self.format.create_physical_plan(state, config).await
     }
 }
