@@ -29,7 +29,7 @@ lint:
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
 deny:
-	cargo deny --log-level error check
+	cargo deny --log-level error check bans licenses sources
 
 unit:
 	cargo test --locked --workspace --lib --bins

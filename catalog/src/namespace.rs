@@ -271,7 +271,7 @@ impl Namespace {
             Definition::Table { format, location, options, .. } => {
                 let source = TableSource { id: relation.id, format: *format, location: location.clone(), options: options.clone() };
                 let open = self.open(&source, &name, path).await?;
-                let (rows, snapshot) = (bind(&open.provider.schema())?, open.snapshot);
+                let (rows, snapshot) = (bind(&open.binding_schema())?, open.snapshot);
                 (GovernedTable::table(&grant, label, open, rows, witness), snapshot)
             }
             Definition::View { query, catalog, schema } => {

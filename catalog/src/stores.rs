@@ -121,6 +121,14 @@ impl Stores {
         self.open.lock().insert(Arc::from(store), Arc::new(counting));
     }
 
+    /// The location of a path in a store.
+    pub(crate) fn at(&self, store: &str, path: object_store::path::Path) -> Result<Location, LocationError> {
+        match store {
+            "file://" => location::from_local_path(&FsPath::new("/").join(path.as_ref())),
+            _ => Ok(location::in_bucket(store, path)),
+        }
+    }
+
     /// The folder of a managed table, such as `<data dir>/warehouse/<table id>`.
     pub fn managed(&self, folder: &str) -> Result<Location, LocationError> {
         location::from_local_path(&self.warehouse.join(folder))
@@ -128,7 +136,9 @@ impl Stores {
 
     /// Whether one of the two lies at, above or below the other: such tables would answer for each other's rows.
     pub fn overlaps(&self, a: &Location, b: &Location) -> bool {
-        a.store() == b.store() && (a.path().prefix_matches(b.path()) || b.path().prefix_matches(a.path()))
+        // Parts of one bucket may be stores of their own.
+        let place = |location: &Location| location.store().split_once("://").map_or("", |(_, bucket)| bucket).to_owned();
+        place(a) == place(b) && (a.path().prefix_matches(b.path()) || b.path().prefix_matches(a.path()))
     }
 
     /// The store of a location or of a data file, such as `s3://lake` or `file://`.
@@ -203,7 +213,18 @@ fn covers(url: &str, bucket: &str, key: &str) -> bool {
 fn s3(bucket: &str, config: Option<&StoreConfig>) -> Result<Arc<dyn ObjectStore>, LocationError> {
     let retry = RetryConfig { max_retries: RETRIES, retry_timeout: RETRY_TIMEOUT, ..RetryConfig::default() };
     let builder = match config {
-        None => AmazonS3Builder::from_env(),
+        None => {
+            // Without keys the client would ask the machine's metadata service, which no statement may reach.
+            let given = |name| std::env::var(name).is_ok_and(|value| !value.is_empty());
+            if !given("AWS_ACCESS_KEY_ID") && !given("AWS_SKIP_SIGNATURE") {
+                let reason = "no store is configured for it, and AWS_ACCESS_KEY_ID is not set".to_owned();
+                return Err(LocationError::Invalid { location: format!("s3://{bucket}"), reason });
+            }
+            if let Ok(endpoint) = std::env::var("AWS_ENDPOINT_URL") {
+                location::check_endpoint(&endpoint)?;
+            }
+            AmazonS3Builder::from_env()
+        }
         Some(config) => {
             let mut builder = AmazonS3Builder::new().with_allow_http(config.allow_http);
             if let Some(endpoint) = &config.endpoint {

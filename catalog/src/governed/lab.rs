@@ -26,10 +26,13 @@ use lazaret_auth::{
 use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
 
+use crate::caches::{CacheLimits, Caches};
 use crate::governed::{PolicyBinder, session_config};
-use crate::lake::{LakeError, OpenTable, TableSource};
+use crate::lake::{Lake, LakeError, OpenTable, TableSource};
 use crate::meta::{Catalog, Definition, Entity, Relation, Schema as StoredSchema, State, TableFormat};
 use crate::namespace::{Namespace, TableOpener};
+use crate::stores::{Stores, StoresConfig};
+use crate::write::{NewTable, create_table_as};
 
 /// Files of the table; file `i` holds the regions `i` and `i + 10`, by turns.
 pub const FILES: i64 = 6;
@@ -92,6 +95,18 @@ pub async fn parquet_table(folder: &Path) -> Arc<dyn TableProvider> {
     let state = SessionContext::new().state();
     let schema = options.infer_schema(&state, &url).await.unwrap();
     Arc::new(ListingTable::try_new(ListingTableConfig::new(url).with_listing_options(options).with_schema(schema)).unwrap())
+}
+
+/// The rows as a Delta table, opened as the server opens it.
+pub async fn delta_table(folder: &Path) -> Arc<dyn TableProvider> {
+    let stores = Arc::new(Stores::new(StoresConfig { warehouse: folder.join("warehouse"), ..StoresConfig::default() }));
+    let id = TableId::generate();
+    let table = NewTable { id, schema: schema(), partition_by: vec!["region".to_owned()], comment: None };
+    let batches = futures::stream::iter((0..FILES).map(|file| Ok(rows(file))));
+    let created = create_table_as(&stores, table, batches).await.unwrap();
+    let lake = Lake::new(stores, Arc::new(Caches::new(CacheLimits::default())));
+    let source = TableSource { id, format: TableFormat::Delta, location: created.location, options: Default::default() };
+    lake.open(&source).await.unwrap().provider
 }
 
 struct Opened(HashMap<TableId, Arc<dyn TableProvider>>);

@@ -212,6 +212,17 @@ async fn probes_over_parquet_end_as_on_a_filtered_copy() {
 }
 
 #[tokio::test]
+async fn probes_over_the_lake_end_as_on_a_filtered_copy() {
+    let folder = tempfile::tempdir().unwrap();
+    let raw = lab::delta_table(folder.path()).await;
+    for parquet_pushdown in [false, true] {
+        let mut lab = lab_with(Arc::clone(&raw));
+        lab.parquet_pushdown = parquet_pushdown;
+        compare_all(&lab, Arc::clone(&raw)).await;
+    }
+}
+
+#[tokio::test]
 async fn probes_end_so_with_the_row_filter_of_parquet_turned_on() {
     let folder = tempfile::tempdir().unwrap();
     let raw = lab::parquet_table(folder.path()).await;

@@ -69,6 +69,23 @@ async fn pruning_goes_through_the_barrier() {
 }
 
 #[tokio::test]
+async fn the_lake_prunes_files_by_policy_and_by_query() {
+    let folder = tempfile::tempdir().unwrap();
+    let raw = lab::delta_table(folder.path()).await;
+    let mut lab = Lab::new();
+    let id = lab.table("t", Arc::clone(&raw), true);
+    lab.grant("rui", ObjectId::Table(id), Privilege::Select, None);
+    lab.policy(ObjectId::Table(id), PolicyKind::Permissive, user("rui"), "region IN (2, 3)", &raw.schema());
+    let files = |plan: &Arc<dyn ExecutionPlan>| crate::lake::scan::ScanReport::of(plan);
+    let (rows, plan) = measured(&lab, "SELECT count(*) AS n FROM t").await;
+    assert_eq!(rows, ["|2000|", "|n|"]);
+    assert!(files(&plan).files_total >= 12 && files(&plan).files_scanned == 2, "{:?}", files(&plan));
+    let (rows, plan) = measured(&lab, "SELECT count(*) AS n FROM t WHERE id < 5000").await;
+    assert_eq!(rows, ["|500|", "|n|"]);
+    assert_eq!(files(&plan).files_scanned, 1, "{:?}", files(&plan));
+}
+
+#[tokio::test]
 async fn dynamic_filters_of_joins_go_through_on_plain_columns() {
     let (_folder, raw) = parquet().await;
     let (lab, _) = Lab::with_governed_table(raw);

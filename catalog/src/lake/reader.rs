@@ -229,12 +229,23 @@ impl AsyncFileReader for LakeFileReader {
 }
 
 /// Why a data file could not be opened.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot read the footer of {file}")]
+#[derive(Debug)]
 pub struct FooterError {
     pub file: String,
-    #[source]
     pub source: Arc<ParquetError>,
+}
+
+impl fmt::Display for FooterError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot read the footer of {}", self.file)
+    }
+}
+
+/// By hand: a derived source would be the `Arc`, which nobody looks for.
+impl std::error::Error for FooterError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(self.source.as_ref())
+    }
 }
 
 fn external(error: object_store::Error) -> ParquetError {

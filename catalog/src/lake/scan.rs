@@ -1,6 +1,6 @@
 //! The one scan of both formats: a snapshot's files, pruned, without their deleted rows, as DataFusion's Parquet scan.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow::array::Array;
@@ -25,6 +25,7 @@ use datafusion::physical_plan::metrics::{MetricBuilder, MetricValue};
 use datafusion::physical_plan::union::UnionExec;
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::ObjectMeta;
+use object_store::path::Path;
 use roaring::RoaringTreemap;
 
 use super::deletes;
@@ -34,7 +35,7 @@ use super::reader::LakeReaderFactory;
 use super::rename::Naming;
 use super::snapshot::{LakeError, LakeFile, LakeSnapshot};
 use crate::caches::Caches;
-use crate::stores::Stores;
+use crate::stores::{Location, LocationError, Stores};
 
 /// Data files whose deleted rows one scan looks up at once.
 const CONCURRENT_FILES: usize = 16;
@@ -70,6 +71,15 @@ impl LakeTable {
 
     pub fn snapshot(&self) -> &Arc<LakeSnapshot> {
         &self.snapshot
+    }
+
+    /// Folders outside `location` (a canonical one) in which the version has data files, as canonical locations. They
+    /// were found to lie below a configured place; whether another table owns them is for the catalog to say.
+    pub fn folders_outside(&self, location: &Location) -> Result<Vec<Location>, LocationError> {
+        let files = &self.snapshot.files;
+        let is_outside = |file: &&LakeFile| file.store != *location.store() || !file.path.prefix_matches(location.path());
+        let folders: BTreeSet<_> = files.iter().filter(is_outside).map(|file| (&file.store, folder(&file.path))).collect();
+        folders.into_iter().map(|(store, path)| self.stores.at(store, path)).collect()
     }
 
     /// With the number of deleted rows of each surviving file.
@@ -267,6 +277,11 @@ impl TableProvider for LakeTable {
             )
             .collect())
     }
+}
+
+fn folder(file: &Path) -> Path {
+    let parts: Vec<_> = file.parts().collect();
+    parts.iter().take(parts.len().saturating_sub(1)).cloned().collect()
 }
 
 /// A file that pruning left.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use arrow::datatypes::SchemaRef;
 use datafusion::catalog::TableProvider;
 use lazaret_auth::TableId;
 
@@ -26,6 +27,17 @@ pub struct OpenTable {
     pub provider: Arc<dyn TableProvider>,
     /// `None` for plain files.
     pub snapshot: Option<SnapshotId>,
+}
+
+impl OpenTable {
+    /// The columns to which policies are bound: those of the provider, with the field ids of the format, which the scan
+    /// does not carry.
+    pub fn binding_schema(&self) -> SchemaRef {
+        match self.provider.downcast_ref::<super::scan::LakeTable>() {
+            Some(table) => Arc::clone(&table.snapshot().schema),
+            None => self.provider.schema(),
+        }
+    }
 }
 
 /// A table in a cache: by identity, and by location, which ALTER can change.

@@ -91,15 +91,21 @@ pub(super) fn parse(text: &str, s3_store: impl Fn(&str, &str) -> String) -> Resu
             }
             let path = Path::from_url_path(url.path()).map_err(|error| invalid(&error.to_string()))?;
             let store = s3_store(bucket, path.as_ref());
-            let mut canonical = format!("s3://{bucket}");
-            if !path.as_ref().is_empty() {
-                canonical.push('/');
-                canonical.push_str(&encode(path.as_ref()));
-            }
-            Ok(Location { store: store.into(), path, url: canonical })
+            Ok(in_bucket(&store, path))
         }
         scheme => Err(LocationError::Scheme { scheme: scheme.to_owned() }),
     }
+}
+
+/// `store` names a bucket.
+pub(super) fn in_bucket(store: &str, path: Path) -> Location {
+    let bucket = store.split_once("://").map_or(store, |(_, bucket)| bucket);
+    let mut url = format!("s3://{bucket}");
+    if !path.as_ref().is_empty() {
+        url.push('/');
+        url.push_str(&encode(path.as_ref()));
+    }
+    Location { store: store.into(), path, url }
 }
 
 pub(super) fn from_local_path(path: &FsPath) -> Result<Location, LocationError> {
@@ -258,6 +264,7 @@ mod tests {
         assert!(stores.overlaps(&at("s3://lake/a"), &at("s3://lake/a/b")));
         assert!(stores.overlaps(&at("s3://lake/a/b"), &at("s3://lake/a")));
         assert!(stores.overlaps(&at("s3://lake/a"), &at("s3://lake/a/")));
+        assert!(stores.overlaps(&at("s3://lake/secret/a"), &at("s3://lake")));
         assert!(!stores.overlaps(&at("s3://lake/a"), &at("s3://lake/ab")));
         assert!(!stores.overlaps(&at("s3://lake/a"), &at("s3://other/a")));
     }

@@ -45,7 +45,7 @@ pub struct Client {
 
 /// What a statement came to.
 pub enum Outcome {
-    Rows(Rows),
+    Rows(Box<Rows>),
     /// Not a query; with the number of rows that it changed, where the server says one.
     Done(Option<u64>),
 }
@@ -141,7 +141,7 @@ impl Client {
         let info = self.flight().execute(sql.to_owned(), None).await?;
         let affected = u64::try_from(info.total_records).ok();
         let rows = self.rows(info)?;
-        if rows.schema.fields().is_empty() { Ok(Outcome::Done(affected)) } else { Ok(Outcome::Rows(rows)) }
+        if rows.schema.fields().is_empty() { Ok(Outcome::Done(affected)) } else { Ok(Outcome::Rows(Box::new(rows))) }
     }
 
     fn rows(&self, info: FlightInfo) -> Result<Rows, ShellError> {

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use arrow::array::RecordBatch;
+use arrow::buffer::NullBuffer;
 use arrow::datatypes::{DataType, Schema};
 use arrow::json::writer::{LineDelimited, WriterBuilder};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
@@ -93,12 +94,11 @@ impl Printer {
         let options = FormatOptions::default().with_display_error(true);
         let columns =
             batch.columns().iter().map(|column| ArrayFormatter::try_new(column.as_ref(), &options)).collect::<Result<Vec<_>, _>>()?;
+        // Also of a column that is nothing but NULL, or whose values are in a dictionary.
+        let nulls: Vec<_> = batch.columns().iter().map(|column| column.logical_nulls()).collect();
         for row in 0..batch.num_rows() {
-            let cells = columns
-                .iter()
-                .zip(batch.columns())
-                .map(|(text, column)| (!column.is_null(row)).then(|| text.value(row).to_string()))
-                .collect();
+            let is_null = |nulls: &Option<NullBuffer>| nulls.as_ref().is_some_and(|nulls| nulls.is_null(row));
+            let cells = columns.iter().zip(&nulls).map(|(text, nulls)| (!is_null(nulls)).then(|| text.value(row).to_string())).collect();
             self.rows += 1;
             self.page.push(cells);
             if self.page.len() >= PAGE_ROWS {

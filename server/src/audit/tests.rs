@@ -252,23 +252,19 @@ const CRASH_DIR: &str = "LAZARET_AUDIT_CRASH_DIR";
 async fn crash_child() {
     let Some(dir) = std::env::var_os(CRASH_DIR) else { return };
     let log = AuditLog::open(Path::new(&dir), AuditConfig { segment_bytes: 20_000, ..config() }).unwrap();
-    let workers: Vec<_> = (0..4)
-        .map(|_| {
-            let log = log.clone();
-            tokio::spawn(async move {
-                loop {
-                    let statement = log.start(record("SELECT 1")).await.unwrap();
-                    let seq = statement.seq();
-                    println!("start {seq}");
-                    statement.finish_durably(Status::Ok, None).await.unwrap();
-                    println!("end {seq}");
-                }
-            })
+    let workers = (0..4).map(|_| {
+        let log = log.clone();
+        tokio::spawn(async move {
+            loop {
+                let statement = log.start(record("SELECT 1")).await.unwrap();
+                let seq = statement.seq();
+                println!("start {seq}");
+                statement.finish_durably(Status::Ok, None).await.unwrap();
+                println!("end {seq}");
+            }
         })
-        .collect();
-    for worker in workers {
-        worker.await.unwrap();
-    }
+    });
+    futures::future::join_all(workers).await;
 }
 
 #[test]

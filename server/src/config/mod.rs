@@ -161,7 +161,7 @@ section! {
     /// What the server writes to standard error.
     pub struct Log {
         /// Which messages are written: a level, or levels by target, such as `"info,lazaret_server=debug"`.
-        pub filter: String = "info".to_owned(),
+        pub filter: String = "info,buoyant_kernel=warn,deltalake_core=warn".to_owned(),
         /// `"text"`, or `"json"` for one object a line.
         pub format: String = "text".to_owned(),
     }

@@ -25,6 +25,7 @@ use lazaret_catalog::governed::explain;
 use lazaret_catalog::lake::Lake;
 use lazaret_catalog::meta::Metadata;
 use parking_lot::Mutex;
+use tokio::runtime::{Builder as RuntimeBuilder, Handle, Runtime};
 
 use crate::audit::AuditLog;
 use crate::engine::plan::Prepared;
@@ -67,11 +68,10 @@ pub struct PlannedQuery {
     ready: Mutex<Option<(Instant, Vec<Prepared>)>>,
 }
 
-#[cfg(test)]
 impl PlannedQuery {
-    /// Without plans, as after they went stale.
-    pub(crate) fn unplanned(schema: SchemaRef, sql: &str, parameters: Option<RecordBatch>) -> Self {
-        Self { schema, sql: sql.to_owned(), parameters, epoch: 0, ready: Mutex::new(None) }
+    /// A query that is planned again when it runs.
+    pub(crate) fn new(schema: SchemaRef, sql: &str, parameters: Option<RecordBatch>, epoch: u64) -> Self {
+        Self { schema, sql: sql.to_owned(), parameters, epoch, ready: Mutex::new(None) }
     }
 }
 
@@ -107,13 +107,29 @@ pub struct Engine {
     parts: EngineParts,
     /// Configuration, rules, functions and the shared runtime; the start of every statement's own state.
     template: SessionState,
+    /// Where queries compute. Not where calls are answered: an operator that does not yield must stop neither the next
+    /// call nor its own cancellation.
+    queries: Option<Runtime>,
+}
+
+/// Threads of the query runtime for each core: more than one query keeps busy, so that the machine shares itself out
+/// between a query that never yields and the others.
+const QUERY_THREADS_PER_CORE: usize = 4;
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        if let Some(queries) = self.queries.take() {
+            queries.shutdown_background();
+        }
+    }
 }
 
 impl Engine {
     /// `spill` is a folder of the engine's own.
     pub fn new(parts: EngineParts, spill: &Path) -> Result<Self> {
         let config = SessionConfig::new().with_default_catalog_and_schema("lazaret", "public");
-        let config = lazaret_catalog::governed::session_config(config);
+        let mut config = lazaret_catalog::governed::session_config(config);
+        config.options_mut().sql_parser.collect_spans = true;
         let disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::Directories(vec![spill.to_owned()]));
         let runtime = RuntimeEnvBuilder::new()
             .with_memory_pool(Arc::new(FairSpillPool::new(parts.limits.memory_bytes)))
@@ -122,7 +138,14 @@ impl Engine {
             .build_arc()
             .map_err(Error::internal)?;
         let template = SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features().build();
-        Ok(Self { parts, template })
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let queries = RuntimeBuilder::new_multi_thread()
+            .thread_name("query")
+            .worker_threads(QUERY_THREADS_PER_CORE * cores)
+            .enable_all()
+            .build()
+            .map_err(Error::internal)?;
+        Ok(Self { parts, template, queries: Some(queries) })
     }
 
     /// Parses, authorizes and plans without running anything.
@@ -170,7 +193,9 @@ impl Engine {
             }
             other => (statements::result_schema(&other).ok_or_else(|| Error::invalid("this statement returns no rows"))?, None),
         };
-        Ok(PlannedQuery { schema, sql: sql.to_owned(), parameters, epoch, ready: Mutex::new(ready) })
+        let planned = PlannedQuery::new(schema, sql, parameters, epoch);
+        *planned.ready.lock() = ready;
+        Ok(planned)
     }
 
     /// Runs a planned query: checks again who may see what, writes the audit's start record durably, streams.
@@ -182,6 +207,9 @@ impl Engine {
                 Err(error) => attempt.refused(error).await,
             },
             Ok(Statement::Explain(explain)) => {
+                if explain.verbose || explain.format.is_some_and(|format| format != sql::statement::ExplainFormat::Indent) {
+                    return attempt.refused(Error::unsupported("EXPLAIN VERBOSE and other formats than INDENT")).await;
+                }
                 let prepared = self.prepare_bound(session, &explain.query, planned.parameters.as_ref()).await;
                 match prepared
                     .and_then(|plans| plans.into_iter().next().ok_or_else(|| Error::invalid("EXPLAIN takes one row of parameters")))
@@ -263,7 +291,10 @@ impl Engine {
         let of_session = plans.first().and_then(|prepared| prepared.timeout);
         let timeout = [of_session, self.parts.limits.query_timeout].into_iter().flatten().min();
         let running = attempt.start(&touched).await?;
-        Ok(Rows { schema: Arc::clone(schema), batches: Box::pin(Draining::new(running, streams, Arc::clone(schema), timeout)) })
+        Ok(Rows {
+            schema: Arc::clone(schema),
+            batches: Box::pin(Draining::new(&self.queries(), running, streams, Arc::clone(schema), timeout)),
+        })
     }
 
     async fn run_explain(&self, attempt: Attempt, explain: &sql::statement::Explain, prepared: Prepared) -> Result<Rows> {
@@ -272,15 +303,10 @@ impl Engine {
             Err(error) => return attempt.refused(error).await,
         };
         let touched = prepared.namespace.touched();
-        if explain.verbose || explain.format.is_some_and(|format| format != sql::statement::ExplainFormat::Indent) {
-            return attempt.refused(Error::unsupported("EXPLAIN VERBOSE and other formats than INDENT")).await;
-        }
         let running = attempt.start(&touched).await?;
         let answer = async {
             if explain.analyze {
-                let stream = datafusion::physical_plan::execute_stream(Arc::clone(&physical), self.task(&prepared))
-                    .map_err(failure::from_datafusion)?;
-                rows::discard(stream).await?;
+                rows::discard(&self.queries(), Arc::clone(&physical), self.task(&prepared)).await?;
             }
             let logical = prepared.optimized()?;
             let lines = explain::render(&logical, physical.as_ref(), explain.analyze).map_err(failure::from_datafusion)?;
@@ -310,6 +336,11 @@ impl Engine {
             ));
         }
         Ok(plans)
+    }
+
+    /// Where a query's own work is spawned.
+    fn queries(&self) -> Handle {
+        self.queries.as_ref().map_or_else(Handle::current, |runtime| runtime.handle().clone())
     }
 
     fn parse(&self, sql: &str) -> Result<Statement> {

@@ -6,9 +6,12 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{ParamValues, ScalarValue};
 use datafusion::execution::{SessionState, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::coop::CooperativeExec;
+use datafusion::physical_plan::joins::{CrossJoinExec, NestedLoopJoinExec};
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::sql::parser::Statement as DfStatement;
 use datafusion::sql::sqlparser::ast;
@@ -66,7 +69,9 @@ impl Engine {
 
     pub(super) async fn prepare(&self, session: &Arc<Session>, query: &sql::Query) -> Result<Prepared> {
         let (namespace, settings) = self.statement_namespace(session)?;
-        let state = namespace.session_state();
+        let mut state = namespace.session_state();
+        // The one moment that now() and current_date mean in this statement.
+        state.mark_start_execution();
         let statement = DfStatement::Statement(Box::new(ast::Statement::Query(query.ast.clone())));
         let plan = state.statement_to_plan(statement).await.map_err(from_datafusion)?;
         namespace.verify_logical(&plan).map_err(Error::internal)?;
@@ -151,7 +156,9 @@ impl Engine {
             partition_by: create.partitioned_by.iter().map(|column| column.as_str().to_owned()).collect(),
             comment: None,
         };
-        let created = write::create_table_as(self.parts.lake.stores(), table, batches).await.map_err(from_write)?;
+        let stores = Arc::clone(self.parts.lake.stores());
+        let writing = self.queries().spawn(async move { write::create_table_as(&stores, table, batches).await });
+        let created = writing.await.map_err(Error::internal)?.map_err(from_write)?;
         statements::register_created(context, create, id, &created).await
     }
 }
@@ -177,7 +184,12 @@ impl Prepared {
     pub async fn physical(&self) -> Result<Arc<dyn ExecutionPlan>> {
         let physical = self.state.create_physical_plan(&self.plan).await.map_err(from_datafusion)?;
         self.namespace.verify_physical(physical.as_ref()).map_err(Error::internal)?;
-        Ok(physical)
+        // These make many batches out of one, and DataFusion lets only leaves yield.
+        let yielding = physical.transform_up(|node| {
+            let multiplies = node.is::<CrossJoinExec>() || node.is::<NestedLoopJoinExec>();
+            Ok(if multiplies { Transformed::yes(Arc::new(CooperativeExec::new(node)) as _) } else { Transformed::no(node) })
+        });
+        Ok(yielding.map_err(from_datafusion)?.data)
     }
 
     fn parameter_types(&self) -> Result<HashMap<String, Option<DataType>>> {

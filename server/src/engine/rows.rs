@@ -1,4 +1,5 @@
-//! The rows of a running query: in their canonical form, counted, bounded in time.
+//! The rows of a running query: computed on the query runtime, handed over in their canonical form, counted, bounded in
+//! time.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -7,10 +8,13 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::execution::TaskContext;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use futures::stream::BoxStream;
 use futures::{FutureExt, Stream, StreamExt};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep};
 
 use super::Rows;
@@ -19,24 +23,28 @@ use super::record::Running;
 use crate::error::{Error, ErrorKind, Result};
 use crate::flight::canonical::canonical_batch;
 
-/// Runs plans one after the other. Its end, an error and its drop each write the audit's end record.
+/// Batches that a query computes ahead of its client: enough to keep both busy, too few to buffer a result.
+const BATCHES_AHEAD: usize = 2;
+
+type Plan = (Arc<dyn ExecutionPlan>, Arc<TaskContext>);
+
+/// The rows of plans that run one after the other. Its end, an error and its drop each write the audit's end record;
+/// dropped, it stops the query.
 pub(super) struct Draining {
     running: Option<Running>,
-    waiting: std::vec::IntoIter<(Arc<dyn ExecutionPlan>, Arc<TaskContext>)>,
-    current: Option<SendableRecordBatchStream>,
-    schema: SchemaRef,
+    computed: mpsc::Receiver<Result<RecordBatch>>,
+    /// Aborts the query when it goes.
+    computing: JoinSet<()>,
     deadline: Option<(Pin<Box<Sleep>>, Duration)>,
 }
 
 impl Draining {
-    pub fn new(
-        running: Running,
-        plans: Vec<(Arc<dyn ExecutionPlan>, Arc<TaskContext>)>,
-        schema: SchemaRef,
-        timeout: Option<Duration>,
-    ) -> Self {
+    pub fn new(queries: &Handle, running: Running, plans: Vec<Plan>, schema: SchemaRef, timeout: Option<Duration>) -> Self {
         let deadline = timeout.map(|limit| (Box::pin(tokio::time::sleep_until(Instant::now() + limit)), limit));
-        Self { running: Some(running), waiting: plans.into_iter(), current: None, schema, deadline }
+        let (sender, computed) = mpsc::channel(BATCHES_AHEAD);
+        let mut computing = JoinSet::new();
+        computing.spawn_on(compute(plans, schema, sender), queries);
+        Self { running: Some(running), computed, computing, deadline }
     }
 
     fn poll_batch(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<RecordBatch>>> {
@@ -47,22 +55,33 @@ impl Draining {
                 format!("the statement ran longer than {} s (limits.query_timeout_s or statement_timeout_ms)", limit.as_secs_f64());
             return Poll::Ready(Some(Err(Error::new(ErrorKind::DeadlineExceeded, message))));
         }
-        loop {
-            let stream = match &mut self.current {
-                Some(stream) => stream,
-                None => match self.waiting.next() {
-                    Some((plan, task)) => match execute_stream(plan, task) {
-                        Ok(stream) => self.current.insert(stream),
-                        Err(error) => return Poll::Ready(Some(Err(from_datafusion(error)))),
-                    },
-                    None => return Poll::Ready(None),
-                },
-            };
-            match stream.poll_next_unpin(context) {
-                Poll::Ready(Some(Ok(batch))) => return Poll::Ready(Some(canonical_batch(&batch, &self.schema))),
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(from_datafusion(error)))),
-                Poll::Ready(None) => self.current = None,
-                Poll::Pending => return Poll::Pending,
+        match self.computed.poll_recv(context) {
+            // The channel also closes when the query panicked: that is no end.
+            Poll::Ready(None) => match self.computing.poll_join_next(context) {
+                Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(Error::internal(error)))),
+                Poll::Ready(_) => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+            },
+            other => other,
+        }
+    }
+}
+
+/// Runs the plans and sends their batches, until an error or until nobody listens.
+async fn compute(plans: Vec<Plan>, schema: SchemaRef, sender: mpsc::Sender<Result<RecordBatch>>) {
+    for (plan, task) in plans {
+        let mut stream = match execute_stream(plan, task) {
+            Ok(stream) => stream,
+            Err(error) => {
+                let _ = sender.send(Err(from_datafusion(error))).await;
+                return;
+            }
+        };
+        while let Some(batch) = stream.next().await {
+            let batch = batch.map_err(from_datafusion).and_then(|batch| canonical_batch(&batch, &schema));
+            let failed = batch.is_err();
+            if sender.send(batch).await.is_err() || failed {
+                return;
             }
         }
     }
@@ -83,7 +102,7 @@ impl Stream for Draining {
                 }
             }
             Poll::Ready(Some(Err(error))) => {
-                self.current = None;
+                self.computing.abort_all();
                 if let Some(running) = self.running.take() {
                     running.finish(Err(error));
                 }
@@ -117,10 +136,16 @@ impl Running {
     }
 }
 
-/// Runs to the end and keeps nothing.
-pub(super) async fn discard(mut stream: SendableRecordBatchStream) -> Result<()> {
-    while let Some(batch) = stream.next().await {
-        batch.map_err(from_datafusion)?;
-    }
-    Ok(())
+/// Runs to the end and keeps nothing. Dropped, it stops.
+pub(super) async fn discard(queries: &Handle, plan: Arc<dyn ExecutionPlan>, task: Arc<TaskContext>) -> Result<()> {
+    let mut computing = JoinSet::new();
+    let all = async move {
+        let mut stream = execute_stream(plan, task).map_err(from_datafusion)?;
+        while let Some(batch) = stream.next().await {
+            batch.map_err(from_datafusion)?;
+        }
+        Ok(())
+    };
+    computing.spawn_on(all, queries);
+    computing.join_next().await.unwrap_or(Ok(Ok(()))).map_err(Error::internal)?
 }

@@ -1,8 +1,8 @@
 //! `lazaret serve`: builds every component from the configuration, serves, and drains when it is told to stop.
 
 mod data_dir;
+mod figures;
 mod first_start;
-mod users;
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -24,10 +24,9 @@ use crate::audit::{AuditConfig, AuditLog};
 use crate::config::{Config, Tls};
 use crate::engine::{Engine, EngineLimits, EngineParts};
 use crate::flight::{self, Flight, FlightConfig};
-use crate::telemetry::{AdminServer, Exposition, Health, Metrics, Probe, Sample};
+use crate::telemetry::{AdminServer, Health, Metrics, Probe};
 
 use data_dir::DataDir;
-use users::Users;
 
 /// How long running statements may go on after SIGTERM. Kubernetes kills after 30 seconds unless told otherwise.
 const DRAIN: Duration = Duration::from_secs(25);
@@ -83,9 +82,8 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     first_start::make_admin(&metadata, &config.admin_password).await.map_err(ServeError::new("make the user admin"))?;
     let key = TokenKey::load_or_create(&data_dir.key()).map_err(ServeError::new("load the server's key"))?;
     let authenticator = AuthenticatorConfig { issuers: config.issuer_configs(), token_key: key.clone(), token_lifetime: TOKEN_LIFETIME };
-    let authenticator = Arc::new(
-        Authenticator::new(authenticator, Arc::new(Users::new(Arc::clone(&metadata)))).map_err(ServeError::new("start authentication"))?,
-    );
+    let authenticator =
+        Arc::new(Authenticator::new(authenticator, Arc::clone(&metadata) as _).map_err(ServeError::new("start authentication"))?);
     let components = Components {
         stores: Arc::new(Stores::new(config.stores_config())),
         caches: Arc::new(Caches::new(config.cache.limits())),
@@ -96,13 +94,13 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     };
     let tables = metadata.current().relations().map(|relation| relation.id).collect();
     write::sweep(&components.stores, tables).await.map_err(ServeError::new("sweep the warehouse"))?;
-    add_cache_metrics(&metrics, &components.caches);
+    figures::of_caches(&metrics, &components.caches);
+    figures::of_stores(&metrics, &components.stores);
     let config = Arc::clone(&components.config);
     let flight_config = flight_config(&config, tls, &key);
     let engine = engine(components, &data_dir.spill())?;
     let flight = Flight::new(engine, authenticator, flight_config).map_err(ServeError::new("start Flight SQL"))?;
-    let sessions = flight.sessions();
-    metrics.add_source(move |out| out.gauge("lazaret_sessions", "Sessions that are open.", &[Sample::plain(count(sessions.list().len()))]));
+    figures::of_sessions(&metrics, flight.sessions());
     let health = Arc::new(Health::new(vec![audit_probe(&audit), metadata_probe(&store)]));
 
     let listener = TcpListener::bind(config.listen.0).await.map_err(ServeError::new(format!("listen on {}", config.listen)))?;
@@ -213,11 +211,18 @@ impl Signals {
     }
 }
 
+#[derive(serde::Serialize)]
+struct Ready {
+    ready: bool,
+    listen: String,
+    admin_listen: Option<String>,
+}
+
 /// The one line on standard output, for whoever started us.
 fn say_ready(listen: SocketAddr, admin_listen: Option<SocketAddr>) -> io::Result<()> {
     let admin_listen = admin_listen.map(|address| address.to_string());
     tracing::info!(%listen, admin_listen, "ready");
-    let line = serde_json::json!({"ready": true, "listen": listen.to_string(), "admin_listen": admin_listen});
+    let line = serde_json::to_string(&Ready { ready: true, listen: listen.to_string(), admin_listen }).map_err(io::Error::other)?;
     let mut out = io::stdout().lock();
     writeln!(out, "{line}")?;
     out.flush()
@@ -246,30 +251,4 @@ fn metadata_probe(store: &Arc<SqliteStore>) -> Probe {
         let store = Arc::clone(&store);
         async move { store.ping().await.map_err(|error| error.to_string()) }
     })
-}
-
-fn add_cache_metrics(metrics: &Metrics, caches: &Arc<Caches>) {
-    let caches = Arc::clone(caches);
-    metrics.add_source(move |out: &mut Exposition| {
-        let stats = caches.stats();
-        let each = |value: fn(&lazaret_catalog::caches::CacheStats) -> u64| -> Vec<Sample> {
-            stats.iter().map(|cache| Sample::labelled(&[("cache", cache.name)], count64(value(cache)))).collect()
-        };
-        out.counter("lazaret_cache_hits_total", "Answers from a cache.", &each(|cache| cache.hits));
-        out.counter("lazaret_cache_misses_total", "Answers that a cache did not have.", &each(|cache| cache.misses));
-        out.counter("lazaret_cache_evictions_total", "Entries that a cache gave up for others.", &each(|cache| cache.evictions));
-        out.gauge("lazaret_cache_entries", "Entries in a cache.", &each(|cache| cache.entries));
-        out.gauge("lazaret_cache_bytes", "Bytes in a cache.", &each(|cache| cache.bytes));
-        out.gauge("lazaret_cache_limit_bytes", "Bytes that a cache may hold.", &each(|cache| cache.limit_bytes));
-    });
-}
-
-fn count(number: usize) -> f64 {
-    count64(u64::try_from(number).unwrap_or(u64::MAX))
-}
-
-/// Exact up to 2^53, as Prometheus' own numbers are.
-#[allow(clippy::cast_precision_loss, clippy::as_conversions)]
-fn count64(number: u64) -> f64 {
-    number as f64
 }

@@ -132,9 +132,9 @@ fn kernel_error(location: &Location, error: KernelError) -> LakeError {
     let log = || format!("{location}/_delta_log");
     match error {
         KernelError::Backtraced { source, .. } => kernel_error(location, *source),
-        KernelError::MissingVersion | KernelError::FileNotFound(_) => {
-            LakeError::NotATable { format: "Delta", location: location.to_string() }
-        }
+        KernelError::MissingVersion | KernelError::FileNotFound(_) | KernelError::InvalidTableLocation(_) => not_a_table(location),
+        // The kernel has no kind for an empty or absent log.
+        KernelError::Generic(text) if text.starts_with("No files in log segment") => not_a_table(location),
         KernelError::ObjectStore(source) => LakeError::Storage { file: log(), source },
         KernelError::Unsupported(text) => {
             // `Feature 'x' is not supported`
@@ -142,6 +142,15 @@ fn kernel_error(location: &Location, error: KernelError) -> LakeError {
             LakeError::Unsupported { feature }
         }
         KernelError::InternalError(text) | KernelError::JoinFailure(text) => LakeError::Internal(text),
-        other => LakeError::Corrupt { file: log(), reason: other.to_string() },
+        other => LakeError::Corrupt { file: log(), reason: without_dump(&other.to_string()) },
     }
+}
+
+fn not_a_table(location: &Location) -> LakeError {
+    LakeError::NotATable { format: "Delta", location: location.to_string() }
+}
+
+/// Some of the kernel's texts end in its own structures.
+fn without_dump(text: &str) -> String {
+    text.split_once(": ParsedLogPath").map_or(text, |(text, _)| text).to_owned()
 }

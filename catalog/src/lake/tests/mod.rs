@@ -1,6 +1,10 @@
 //! Real tables of other writers, read through `Lake::open` and SQL, against the rows they must give.
 
 mod delta;
+mod evolution;
+mod plain;
+mod pruning;
+mod requests;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -104,7 +104,7 @@ impl SqlEngine for TestEngine {
 
     async fn plan(&self, session: &Arc<Session>, sql: &str, parameters: Option<RecordBatch>) -> Result<PlannedQuery> {
         let schema = self.describe(session, sql).await?.result_schema;
-        Ok(PlannedQuery::unplanned(schema, sql, parameters))
+        Ok(PlannedQuery::new(schema, sql, parameters, 0))
     }
 
     async fn run(&self, session: &Arc<Session>, planned: &PlannedQuery) -> Result<Rows> {

@@ -99,15 +99,31 @@ pub async fn drop(context: &StatementContext, name: &Ident, on: &ObjectRef, if_e
         };
         let is_last = target.relation.is_some_and(|relation| relation.row_security) && state.policies_on(target.id).len() == 1;
         if is_last {
-            warning = Some(format!("{} has no policy left and row-level security on: policies on it decide no longer", target.shown));
+            warning = Some(format!("{} has no policy left and row-level security on: it shows no rows", target.shown));
         }
-        Ok(vec![Change::Delete(EntityId::Policy(policy.id))])
+        let mut changes = vec![Change::Delete(EntityId::Policy(policy.id))];
+        if state.policies_on(target.id).len() == 1 {
+            // What the last policy of a schema or catalog covered stays closed until somebody opens it table by table.
+            let open = covered(state, target.id).into_iter().filter(|relation| !relation.row_security);
+            changes
+                .extend(open.map(|relation| Change::Put(Entity::Relation(Relation { row_security: true, ..Relation::clone(relation) }))));
+        }
+        Ok(changes)
     })
     .await?;
     if let Some(warning) = warning {
         context.warn(warning);
     }
     Ok(())
+}
+
+/// The tables and views below a schema or catalog; of a table, none.
+fn covered(state: &State, object: ObjectId) -> Vec<&Arc<Relation>> {
+    match object {
+        ObjectId::Schema(schema) => state.relations_in(schema).collect(),
+        ObjectId::Catalog(catalog) => state.schemas_in(catalog).flat_map(|schema| state.relations_in(schema.id)).collect(),
+        ObjectId::System | ObjectId::Table(_) => Vec::new(),
+    }
 }
 
 pub async fn row_level_security(context: &StatementContext, kind: RelationKind, name: &ObjectName, enable: bool) -> Result<()> {
@@ -205,7 +221,7 @@ pub(super) async fn schema_of(
         Definition::Table { format, location, options, .. } => {
             let source = TableSource { id: relation.id, format: *format, location: location.clone(), options: options.clone() };
             let open = context.lake.open(&source).await.map_err(|error| cannot_open(&target.shown, &error))?;
-            Ok(open.provider.schema())
+            Ok(open.binding_schema())
         }
         Definition::View { .. } => {
             let [catalog, schema, name] = state.qualified_name(relation.id).ok_or_else(|| Error::internal("a view without a name"))?;

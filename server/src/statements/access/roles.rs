@@ -1,14 +1,14 @@
 //! Roles and who holds them.
 
 use lazaret_auth::{GrantId, RoleId, SystemPrivilege};
-use lazaret_catalog::meta::{Change, Entity, EntityId, Role, RoleGrant};
+use lazaret_catalog::meta::{Change, ChangeError, Entity, EntityId, Role, RoleGrant, StateError};
 
 use super::principals::{name_of, not_found, resolve, resolve_receiver};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::sql::Ident;
 use crate::sql::statement::PrincipalRef;
 use crate::statements::StatementContext;
-use crate::statements::objects::{already_exists, change, require_system};
+use crate::statements::objects::{already_exists, change, require_system, told, try_change};
 
 pub async fn create(context: &StatementContext, name: &Ident, if_not_exists: bool) -> Result<()> {
     let id = RoleId::generate();
@@ -48,7 +48,7 @@ pub async fn drop(context: &StatementContext, name: &Ident, if_exists: bool) -> 
 
 pub async fn grant(context: &StatementContext, name: &Ident, to: &[PrincipalRef]) -> Result<()> {
     let ids: Vec<GrantId> = to.iter().map(|_| GrantId::generate()).collect();
-    change(context, |state, rights| {
+    let outcome = try_change(context, |state, rights| {
         require_system(state, rights, SystemPrivilege::ManageUsers)?;
         let role = state.role(name.as_str()).ok_or_else(|| not_found("role", name))?.id;
         let mut changes = Vec::new();
@@ -64,8 +64,12 @@ pub async fn grant(context: &StatementContext, name: &Ident, to: &[PrincipalRef]
         }
         Ok(changes)
     })
-    .await?;
-    Ok(())
+    .await;
+    match outcome {
+        Ok(_) => Ok(()),
+        Err(ChangeError::State(error @ StateError::RoleCycle { .. })) => Err(Error::invalid(error.to_string())),
+        Err(error) => Err(told(error)),
+    }
 }
 
 /// Whoever gave it.

@@ -64,6 +64,10 @@ pub async fn alter(context: &StatementContext, name: &Ident, wanted: &UserChange
                 user.tokens_valid_after_s = now_s;
             }
             UserChange::Enable => user.enabled = true,
+            // Nobody could let the last one in again.
+            UserChange::Disable if *rights.name() == PrincipalName::local(&user.name) => {
+                return Err(Error::new(ErrorKind::FailedPrecondition, "a user cannot disable itself"));
+            }
             UserChange::Disable => {
                 user.enabled = false;
                 user.tokens_valid_after_s = now_s;
