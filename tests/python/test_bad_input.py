@@ -1,0 +1,240 @@
+"""What is wrong is refused with its exact text and gRPC status, and the server answers the next query each time."""
+
+import base64
+import json
+import re
+import struct
+import time
+
+import adbc_driver_manager
+import deltalake
+import jwt
+import pyarrow as pa
+import pyarrow.flight as flight
+import pyarrow.parquet as pq
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+import support
+from support import one, run
+
+LIMITS = "[limits]\nquery_memory_bytes = 33554432\nmemory_bytes = 268435456\n"
+LOCATION = "location {} lies below none of the allowed paths"
+BEHIND = 'CREATE EXTERNAL TABLE e STORED AS {} LOCATION "{}"'
+UNAUTHENTICATED = "the credential is not accepted"
+MAX_STATEMENT = 1048576
+
+
+def defect(case, reason):
+    return pytest.param(*case, marks=pytest.mark.xfail(strict=True, reason=f"DEFECTS.md: {reason}"))
+
+
+def external(kind, location):
+    return f"CREATE EXTERNAL TABLE e STORED AS {kind} LOCATION '{location}'"
+
+
+def missing_table(name):
+    return f'table "lazaret.public.{name}" not found'
+
+
+# Statement, gRPC status, text. $LAKE is the allowed folder; the table dup has the column a with the value 1.
+SQL = [
+    # Syntax
+    ("SELEC 1", "InvalidArgument", 'syntax error: expected a statement, found "SELEC" at line 1, column 1'),
+    ("SELECT 1\n  FROM", "InvalidArgument", "syntax error: expected identifier, found the end of the statement at line 2, column 7"),
+    ("SELECT (1", "InvalidArgument", "syntax error: expected ), found the end of the statement at line 1, column 10"),
+    ("SELECT 'abc", "InvalidArgument", "syntax error: unterminated string literal at line 1, column 8"),
+    ("SELECT 1 1 1", "InvalidArgument", 'syntax error: expected the end of the statement, found "1" at line 1, column 10'),
+    ("SELECT 1; SELECT 2", "InvalidArgument", "one statement at a time at line 1, column 11"),
+    ("SHOW NONSENSE", "InvalidArgument", "syntax error: expected CATALOGS, SCHEMAS, TABLES, COLUMNS, CREATE TABLE, USERS, ROLES, GRANTS, "
+     'POLICIES, SETTINGS or WARNINGS, found "NONSENSE" at line 1, column 6'),
+    ("GRANT NONSENSE ON TABLE dup TO USER admin", "InvalidArgument", 'syntax error: expected a privilege, found "NONSENSE" at line 1, column 7'),
+    (external("AVRO", "$LAKE/empty"), "InvalidArgument",
+     'syntax error: expected DELTA, ICEBERG, PARQUET, CSV or JSON, found "AVRO" at line 1, column 35'),
+    # Names that are not there
+    ("SELECT *\nFROM missing", "NotFound", missing_table("missing") + " at line 2, column 6"),
+    ("SELECT * FROM nowhere.missing", "NotFound", 'table "lazaret.nowhere.missing" not found at line 1, column 15'),
+    ("SELECT * FROM nocat.nosch.missing", "NotFound", 'table "nocat.nosch.missing" not found at line 1, column 15'),
+    ("SELECT * FROM system.nothing", "NotFound", 'table "lazaret.system.nothing" not found at line 1, column 15'),
+    ("SELECT missing FROM dup", "NotFound", 'column "missing" not found at line 1, column 8'),
+    defect(("SELECT missing(1)", "NotFound", 'function "missing" not found at line 1, column 8'), "5, an unknown function is INVALID_ARGUMENT"),
+    ("CREATE TABLE nosuch.t AS SELECT 1 AS a", "NotFound", 'schema "lazaret.nosuch" not found'),
+    ("CREATE VIEW v AS SELECT * FROM v", "NotFound", missing_table("v") + " at line 1, column 32"),
+    ("DESCRIBE missing", "NotFound", missing_table("missing")),
+    ("DROP TABLE missing", "NotFound", missing_table("missing")),
+    ("DROP VIEW missing", "NotFound", 'view "lazaret.public.missing" not found'),
+    ("DROP SCHEMA nowhere", "NotFound", 'schema "lazaret.nowhere" not found'),
+    ("DROP USER nobody", "NotFound", 'user "nobody" not found at line 1, column 11'),
+    ("DROP ROLE nothing", "NotFound", 'role "nothing" not found at line 1, column 11'),
+    ("GRANT ROLE nothing TO USER admin", "NotFound", 'role "nothing" not found at line 1, column 12'),
+    ("GRANT SELECT ON TABLE missing TO USER admin", "NotFound", missing_table("missing")),
+    ("DROP POLICY p ON TABLE missing", "NotFound", missing_table("missing")),
+    ("USE nowhere", "NotFound", 'catalog "nowhere" not found'),
+    ("SET nonsense = 1", "InvalidArgument", 'there is no setting "nonsense"; the nearest is "timezone" (SHOW SETTINGS lists them)'),
+    ("SET datafusion.execution.batch_size = 1", "InvalidArgument",
+     'there is no setting "datafusion.execution.batch_size"; the nearest is "batch_size" (SHOW SETTINGS lists them)'),
+    # Names that are taken
+    ("CREATE SCHEMA system", "InvalidArgument", 'schema "system" is reserved at line 1, column 15'),
+    ("CREATE SCHEMA information_schema", "InvalidArgument", 'schema "information_schema" is reserved at line 1, column 15'),
+    ("CREATE TABLE system.t AS SELECT 1 AS a", "InvalidArgument", 'schema "system" is reserved at line 1, column 14'),
+    ("CREATE SCHEMA public", "AlreadyExists", 'schema "lazaret.public" already exists'),
+    ("CREATE USER admin PASSWORD 'long enough'", "AlreadyExists", 'user "admin" already exists'),
+    ("CREATE TABLE dup AS SELECT 1 AS a", "AlreadyExists", 'table "lazaret.public.dup" already exists'),
+    ("CREATE VIEW dup AS SELECT 1 AS a", "AlreadyExists", 'table "lazaret.public.dup" already exists'),
+    # Not built
+    *[
+        (sql, "Unimplemented", f"not supported yet: {what} at line 1, column {column}")
+        for sql, what, column in [
+            ("INSERT INTO dup VALUES (2)", "INSERT INTO", 1),
+            ("UPDATE dup SET a = 2", "UPDATE", 1),
+            ("DELETE FROM dup", "DELETE FROM", 1),
+            ("MERGE INTO dup USING dup AS s ON dup.a = s.a WHEN MATCHED THEN DELETE", "MERGE INTO", 1),
+            ("TRUNCATE TABLE dup", "TRUNCATE", 1),
+            ("COPY dup TO '/tmp/x'", "COPY", 1),
+            ("COPY dup FROM '/etc/passwd'", "COPY", 1),
+            ("SELECT * FROM dup VERSION AS OF 0", "VERSION AS OF", 19),
+            ("SELECT * FROM dup TIMESTAMP AS OF '2026-03-01T00:00:00Z'", "TIMESTAMP AS OF", 19),
+            ("CREATE CATALOG c", "CREATE CATALOG", 1),
+            ("OPTIMIZE dup", "OPTIMIZE", 1),
+            ("VACUUM dup", "VACUUM", 1),
+            ("RESTORE TABLE dup TO VERSION AS OF 0", "RESTORE TABLE", 1),
+            ("ALTER TABLE dup ADD COLUMN b INT", "ALTER TABLE … ADD COLUMN", 17),
+            ("COMMENT ON TABLE dup IS 'x'", "COMMENT ON", 1),
+            ("DESCRIBE HISTORY dup", "DESCRIBE HISTORY", 1),
+            ("KILL QUERY 'x'", "KILL QUERY", 1),
+            ("CREATE TABLE cols (a INT)", "CREATE TABLE with columns", 19),
+            ("PREPARE p AS SELECT 1", "PREPARE", 1),
+            ("BEGIN", "BEGIN", 1),
+        ]
+    ],
+    defect(("CREATE OR REPLACE TABLE dup AS SELECT 1 AS a", "Unimplemented", "not supported yet: CREATE OR REPLACE TABLE at line 1, column 8"),
+           "D5, no line and column"),
+    # Types and values
+    ("SELECT 1/0", "InvalidArgument", "division by zero"),
+    ("SELECT a/(a-1) FROM dup", "InvalidArgument", "division by zero"),
+    ("SELECT CAST('x' AS INT)", "InvalidArgument", "Cannot cast string 'x' to value of Int32 type"),
+    ("SELECT CAST(300 AS TINYINT)", "InvalidArgument", "Can't cast value 300 to type Int8"),
+    ("SELECT CAST('2026-13-01' AS DATE)", "InvalidArgument", "Cannot cast string '2026-13-01' to value of Date32 type"),
+    defect(("SELECT 9223372036854775807 + 1", "InvalidArgument", "BIGINT out of range"), "B1, integer arithmetic wraps around"),
+    defect(("SELECT sum(9223372036854775807) FROM generate_series(1, 3)", "InvalidArgument", "BIGINT out of range"), "B1, sum wraps around"),
+    defect(("SELECT regexp_like('a', '(')", "InvalidArgument", 'regular expression "(" is not valid: unclosed group'), "B2, INTERNAL"),
+    ("SELECT 1 + true", "InvalidArgument", "Cannot coerce arithmetic expression Int64 + Boolean to valid types"),
+    ("SELECT * FROM dup WHERE a", "InvalidArgument", "Cannot create filter with non-boolean predicate 'dup.a' returning Int64"),
+    ("SELECT 1 UNION SELECT 1, 2", "InvalidArgument", "UNION queries have different number of columns at line 1, column 1"),
+    ("SELECT (SELECT value FROM generate_series(1, 2))", "InvalidArgument", "Scalar subquery returned more than one row"),
+    ("SELECT a FROM dup, dup AS d", "InvalidArgument", 'column "a" is ambiguous at line 1, column 8'),
+    ("SELECT * FROM generate_series(1, 10, 0)", "InvalidArgument", "Step cannot be zero"),
+    ("SELECT $1 + $3", "InvalidArgument", "parameter $2 is not used, but $3 is at line 1, column 13"),
+    ("SELECT ?", "InvalidArgument", "the statement has 1 parameters, and none were given"),
+    # Locations
+    (external("PARQUET", "/etc/passwd"), "PermissionDenied", LOCATION.format('"/etc/passwd"')),
+    (external("CSV", "file:///etc/passwd"), "PermissionDenied", LOCATION.format('"file:///etc/passwd"')),
+    (external("CSV", "$LAKE/../../../../../../etc/passwd"), "PermissionDenied", LOCATION.format('"$LAKE/../../../../../../etc/passwd"')),
+    (external("CSV", "$LAKE/link"), "PermissionDenied", LOCATION.format('"$LAKE/link"')),
+    (external("CSV", "http://example.org/x.csv"), "Unimplemented",
+     'not supported yet: locations that are neither file:// nor s3:// (scheme "http" is not supported: use file:// or s3://)'),
+    defect((external("CSV", "s3://bucket/x.csv"), "PermissionDenied", LOCATION.format('"s3://bucket/x.csv"')), "D4 and B3, INTERNAL"),
+    (external("CSV", "relative/x.csv"), "InvalidArgument", 'location "relative/x.csv" is not valid: a local path must be absolute'),
+    (external("DELTA", "$LAKE/none"), "NotFound", "no Delta table at file://$LAKE/none"),
+    (external("ICEBERG", "$LAKE/none"), "NotFound", "no Iceberg table at file://$LAKE/none"),
+    (external("PARQUET", "$LAKE/none"), "NotFound", "no Parquet table at file://$LAKE/none"),
+    (external("DELTA", "$LAKE/lost"), "PermissionDenied", "this location cannot be used: it lies at, above or below one that is in use"),
+    (external("CSV", "$LAKE/csv") + " OPTIONS ('nonsense' = 'x')", "InvalidArgument", 'option "nonsense": CSV tables have no such option'),
+    # Damaged files
+    (external("PARQUET", "$LAKE/truncated"), "DataLoss",
+     "file://$LAKE/truncated/p.parquet is damaged: Parquet error: Invalid Parquet file. Corrupt footer"),
+    (external("DELTA", "$LAKE/corrupt"), "DataLoss",
+     "file://$LAKE/corrupt/_delta_log is damaged: Json error: Truncated record whilst reading value"),
+    (external("DELTA", "$LAKE/feature"), "Unimplemented", "not supported yet: teleport"),
+    (external("ICEBERG", "$LAKE/ice"), "DataLoss",
+     "file:$LAKE/ice/metadata/v1.metadata.json is damaged: EOF while parsing an object at line 1 column 1"),
+    defect(("SELECT * FROM cut", "DataLoss", "file://$LAKE/cut/$CUT is damaged: Parquet error: Invalid Parquet file. Corrupt footer"),
+           "B4, the owner is not told the file"),
+    defect(("SELECT * FROM lost", "DataLoss", "file://$LAKE/lost/$LOST is not there"), "B4, the owner is not told the file"),
+    # Size
+    (f"SELECT '{'x' * MAX_STATEMENT}'", "ResourceExhausted", ""),
+    ("SELECT " + "(" * 5000 + "1" + ")" * 5000, "InvalidArgument", ""),
+    ("SELECT " + "-" .join(["1"] * 20000), "InvalidArgument", ""),
+    ("SELECT " + "NOT " * 20000 + "true", "InvalidArgument", ""),
+    ("SELECT array_agg(repeat('x', 1000) || CAST(value AS VARCHAR)) FROM generate_series(1, 1000000)", "ResourceExhausted", ""),
+    ("SELECT count(DISTINCT repeat('x', 100) || CAST(value AS VARCHAR)) FROM generate_series(1, 10000000)", "ResourceExhausted", ""),
+]
+
+
+def damaged(lake):
+    """Tables that cannot be read."""
+    numbers = pa.table({"a": list(range(5000))})
+    for name in ("truncated", "empty", "csv"):
+        (lake / name).mkdir()
+    path = lake / "truncated" / "p.parquet"
+    pq.write_table(numbers, path)
+    path.write_bytes(path.read_bytes()[:-20])
+    (lake / "csv" / "a.csv").write_text("a,b\n1,2\n")
+    (lake / "link").symlink_to("/etc/passwd")
+    for name in ("corrupt", "feature", "cut", "lost"):
+        deltalake.write_deltalake(str(lake / name), numbers)
+    log = "_delta_log/00000000000000000000.json"
+    (lake / "corrupt" / log).write_text('{"protocol":')
+    actions = [json.loads(line) for line in (lake / "feature" / log).read_text().splitlines()]
+    for action in actions:
+        if "protocol" in action:
+            action["protocol"] = {"minReaderVersion": 3, "minWriterVersion": 7, "readerFeatures": ["teleport"], "writerFeatures": ["teleport"]}
+    (lake / "feature" / log).write_text("".join(json.dumps(action) + "\n" for action in actions))
+    (lake / "ice" / "metadata").mkdir(parents=True)
+    (lake / "ice" / "metadata" / "v1.metadata.json").write_text("{")
+    (cut,) = (lake / "cut").glob("*.parquet")
+    cut.write_bytes(cut.read_bytes()[:100] + bytes(cut.stat().st_size - 100))
+    (lost,) = (lake / "lost").glob("*.parquet")
+    lost.unlink()
+    return {"$LAKE": str(lake), "$CUT": cut.name, "$LOST": lost.name}
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    lake = tmp_path_factory.mktemp("lake").resolve()
+    return damaged(lake)
+
+
+@pytest.fixture(scope="module")
+def server(oidc, words, tmp_path_factory):
+    with support.serving(tmp_path_factory.mktemp("server"), config=oidc.section + LIMITS, allowed_paths=[words["$LAKE"]]) as server:
+        pid = server.process.pid
+        yield server
+        assert server.process.pid == pid and server.alive()
+
+
+@pytest.fixture(scope="module")
+def admin(server, words):
+    with server.connect() as connection:
+        run(connection, "CREATE TABLE dup AS SELECT 1 AS a")
+        for name in ("cut", "lost"):
+            run(connection, f"CREATE EXTERNAL TABLE {name} STORED AS DELTA LOCATION '{words['$LAKE']}/{name}'")
+        yield connection
+
+
+@pytest.fixture(autouse=True)
+def answers_afterwards(admin):
+    yield
+    assert one(admin, "SELECT 1") == 1
+
+
+def without_ids(text):
+    return re.sub(r"\b[0-9a-f]{32}\b", "<id>", text)
+
+
+def adbc_failure(act):
+    """The gRPC status and the text of what must fail."""
+    try:
+        act()
+    except adbc_driver_manager.Error as error:
+        found = re.fullmatch(r"[A-Z_]+: (?:\[FlightSQL\] )?(.*) \((\w+); .*\)", str(error).split("\nDetail")[0].strip(), re.DOTALL)
+        assert found, str(error)
+        return found[2], without_ids(found[1])
+    raise AssertionError("it did not fail")
+
+
+@pytest.mark.parametrize(("sql", "status", "text"), SQL, ids=lambda value: value[:60] if isinstance(value, str) else None)
+def test_statement(admin, words, sql, status, text):
+    for word, value in words.items():
+        sql, text = sql.replace(word, value), text.replace(word, value)
+    assert adbc_failure(lambda: run(admin, sql)) == (status, text)
