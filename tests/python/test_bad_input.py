@@ -4,7 +4,9 @@ import base64
 import json
 import re
 import struct
+import subprocess
 import time
+import urllib.parse
 
 import adbc_driver_manager
 import deltalake
@@ -20,9 +22,10 @@ from support import one, run
 
 LIMITS = "[limits]\nquery_memory_bytes = 33554432\nmemory_bytes = 268435456\n"
 LOCATION = "location {} lies below none of the allowed paths"
-BEHIND = 'CREATE EXTERNAL TABLE e STORED AS {} LOCATION "{}"'
-UNAUTHENTICATED = "the credential is not accepted"
+UNAUTHENTICATED = "authentication failed: a valid user name and password, or a valid token, is required"
 MAX_STATEMENT = 1048576
+DEEP = "an expression is at most 256 operators deep, where a bracket counts as 4 at line 1, column"
+MEMORY = "limit limits.query_memory_bytes (33554432) reached"
 
 
 def defect(case, reason):
@@ -152,12 +155,14 @@ SQL = [
            "B4, the owner is not told the file"),
     defect(("SELECT * FROM lost", "DataLoss", "file://$LAKE/lost/$LOST is not there"), "B4, the owner is not told the file"),
     # Size
-    (f"SELECT '{'x' * MAX_STATEMENT}'", "ResourceExhausted", ""),
-    ("SELECT " + "(" * 5000 + "1" + ")" * 5000, "InvalidArgument", ""),
-    ("SELECT " + "-" .join(["1"] * 20000), "InvalidArgument", ""),
-    ("SELECT " + "NOT " * 20000 + "true", "InvalidArgument", ""),
-    ("SELECT array_agg(repeat('x', 1000) || CAST(value AS VARCHAR)) FROM generate_series(1, 1000000)", "ResourceExhausted", ""),
-    ("SELECT count(DISTINCT repeat('x', 100) || CAST(value AS VARCHAR)) FROM generate_series(1, 10000000)", "ResourceExhausted", ""),
+    (f"SELECT '{'x' * MAX_STATEMENT}'", "ResourceExhausted",
+     "the statement has 1048585 bytes, the limit is 1048576 (limits.statement_bytes)"),
+    ("SELECT " + "(" * 5000 + "1" + ")" * 5000, "ResourceExhausted", f"{DEEP} 72"),
+    ("SELECT " + "-".join(["1"] * 20000), "ResourceExhausted", f"{DEEP} 521"),
+    ("SELECT " + "NOT " * 20000 + "true", "ResourceExhausted", f"{DEEP} 1032"),
+    ("SELECT count(DISTINCT repeat('x', 100) || CAST(value AS VARCHAR)) FROM generate_series(1, 10000000)", "ResourceExhausted", MEMORY),
+    defect(("SELECT array_agg(repeat('x', 1000) || CAST(value AS VARCHAR)) FROM generate_series(1, 200000)", "ResourceExhausted", MEMORY),
+           "B5, array_agg is not counted, and its row is sent as one message of any size"),
 ]
 
 
@@ -238,3 +243,186 @@ def test_statement(admin, words, sql, status, text):
     for word, value in words.items():
         sql, text = sql.replace(word, value), text.replace(word, value)
     assert adbc_failure(lambda: run(admin, sql)) == (status, text)
+
+
+@pytest.mark.parametrize(
+    ("sql", "parameters", "status", "text"),
+    [
+        ("SELECT ?", (1, 2), "InvalidArgument", "the statement has 1 parameters, and 2 were given"),
+        ("SELECT ? + ?", (1,), "InvalidArgument", "the statement has 2 parameters, and 1 were given"),
+        ("SELECT 1", (1,), "InvalidArgument", "the statement has 0 parameters, and 1 were given"),
+        ("SELECT a FROM dup WHERE a = ?", ("x",), "InvalidArgument", "parameter $1 cannot be read as Int64"),
+    ],
+)
+def test_parameters(admin, sql, parameters, status, text):
+    assert adbc_failure(lambda: support.table(admin, sql, parameters)) == (status, text)
+
+
+# --- credentials ---
+
+
+def encoded(value):
+    return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
+
+
+def claims(oidc):
+    return {"iss": oidc.issuer, "sub": "ana", "aud": "lazaret", "iat": int(time.time()), "exp": int(time.time()) + 600}
+
+
+def foreign_key_token(oidc, kid=None):
+    """Signed with another key, under the name of the provider's key."""
+    header = jwt.get_unverified_header(oidc.token("ana"))
+    return jwt.encode(claims(oidc), rsa.generate_private_key(65537, 2048), "RS256", {"kid": kid or header["kid"]})
+
+
+def other_body(oidc):
+    header, _, signature = oidc.token("ana").split(".")
+    return ".".join([header, encoded(claims(oidc) | {"sub": "rui"}), signature])
+
+
+CREDENTIALS = {
+    "wrong password": lambda oidc: {"password": "wrong"},
+    "empty password": lambda oidc: {"password": ""},
+    "unknown user": lambda oidc: {"user": "nobody"},
+    "malformed token": lambda oidc: {"token": "not.a.token"},
+    "no token at all": lambda oidc: {"token": "x"},
+    "expired token": lambda oidc: {"token": oidc.token("ana", exp=1_700_000_000)},
+    "token of the future": lambda oidc: {"token": oidc.token("ana", nbf=int(time.time()) + 3600)},
+    "token of another issuer": lambda oidc: {"token": oidc.token("ana", iss="https://elsewhere.example.org")},
+    "token for another audience": lambda oidc: {"token": oidc.token("ana", aud="another")},
+    "token of another key": lambda oidc: {"token": foreign_key_token(oidc)},
+    "token of an unknown key": lambda oidc: {"token": foreign_key_token(oidc, "unknown")},
+    "unsigned token": lambda oidc: {"token": f'{encoded({"alg": "none", "typ": "JWT"})}.{encoded(claims(oidc))}.'},
+    "other claims under a signature": lambda oidc: {"token": other_body(oidc)},
+    "oversized token": lambda oidc: {"token": oidc.token("ana", padding="x" * 12_000)},
+}
+
+
+@pytest.mark.parametrize("credential", CREDENTIALS.values(), ids=CREDENTIALS.keys())
+def test_credential(server, oidc, credential):
+    def connect():
+        with server.connect(**credential(oidc)) as connection:
+            one(connection, "SELECT 1")
+
+    assert adbc_failure(connect) == ("Unauthenticated", UNAUTHENTICATED)
+
+
+# --- the protocol, byte by byte ---
+
+
+def varint(number):
+    out = b""
+    while number > 127:
+        out, number = out + bytes([number & 127 | 128]), number >> 7
+    return out + bytes([number])
+
+
+def field(number, value):
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value)
+    value = value.encode() if isinstance(value, str) else value
+    return varint(number << 3 | 2) + varint(len(value)) + value
+
+
+def command(name, *fields):
+    return field(1, f"type.googleapis.com/arrow.flight.protocol.sql.{name}") + field(2, b"".join(fields))
+
+
+def descriptor(of):
+    return field(1, 2) + field(2, of)
+
+
+def first_bytes(message, number):
+    """The first field of that number, of a message of short fields before it."""
+    at = 0
+    while at < len(message):
+        tag, at = message[at], at + 1
+        size = shift = 0
+        while True:
+            byte, at = message[at], at + 1
+            size, shift = size | (byte & 127) << shift, shift + 7
+            if byte < 128:
+                break
+        if tag == number << 3 | 2:
+            return message[at : at + size]
+        at += size
+    raise AssertionError("no such field")
+
+
+class Raw:
+    """Calls that no driver would make."""
+
+    def __init__(self, server, folder):
+        self.server, self.folder = server, folder
+        with flight.connect(server.url) as client:
+            self.header = client.authenticate_basic_token("admin", support.ADMIN_PASSWORD)
+            options = flight.FlightCallOptions(headers=[self.header])
+            action = flight.Action("CreatePreparedStatement", command("ActionCreatePreparedStatementRequest", field(1, "SELECT ?")))
+            (result,) = client.do_action(action, options)
+            self.handle = first_bytes(first_bytes(result.body.to_pybytes(), 2), 1)
+            query = flight.FlightDescriptor.for_command(command("CommandStatementQuery", field(1, "SELECT 1")))
+            self.ticket = client.get_flight_info(query, options).endpoints[0].ticket.ticket
+
+    def call(self, method, message, framed=True):
+        """The gRPC status and the text."""
+        body = self.folder / "body"
+        body.write_bytes(b"\0" + struct.pack(">I", len(message)) + message if framed else message)
+        name, value = (part.decode() for part in self.header)
+        arguments = ["-H", f"{name}: {value}", "-H", "content-type: application/grpc", "-H", "te: trailers", "-H", "expect:"]
+        url = f"http://{self.server.address}/arrow.flight.protocol.FlightService/{method}"
+        arguments += ["-s", "-D", "-", "-o", "/dev/null", "--max-time", "30", "--data-binary", f"@{body}", url]
+        done = subprocess.run(["curl", "--http2-prior-knowledge", *arguments], capture_output=True, text=True)
+        headers = dict(line.split(": ", 1) for line in done.stdout.splitlines() if ": " in line)
+        assert "grpc-status" in headers, done.stdout + done.stderr
+        return int(headers["grpc-status"]), without_ids(urllib.parse.unquote(headers.get("grpc-message", "")))
+
+
+@pytest.fixture(scope="module")
+def raw(server, tmp_path_factory):
+    return Raw(server, tmp_path_factory.mktemp("raw"))
+
+
+def flipped(data, at):
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+def bind(handle, header, body=b""):
+    return field(1, descriptor(command("CommandPreparedStatementQuery", field(1, handle)))) + field(2, header) + field(1000, body)
+
+
+def ipc(raw, position):
+    """A Flight message of good Arrow data (the schema, or the batch), the batch with its body."""
+    batch = pa.record_batch({"a": [1, 2, 3]})
+    if position == 0:
+        return batch.schema.serialize().to_pybytes()[8:]
+    return batch.serialize().to_pybytes()[8:]
+
+
+PROTOCOL = {
+    "tampered ticket": ("DoGet", lambda raw: field(1, flipped(raw.ticket, len(raw.ticket) - 1)), 5, "?"),
+    "cut ticket": ("DoGet", lambda raw: field(1, raw.ticket[:-5]), 5, "?"),
+    "made-up ticket": ("DoGet", lambda raw: field(1, command("TicketStatementQuery", field(1, b"x" * 32))), 5, "?"),
+    "ticket of garbage": ("DoGet", lambda raw: field(1, b"\xff" * 40), 3, "?"),
+    "empty ticket": ("DoGet", lambda raw: b"", 3, "?"),
+    "unknown prepared handle": ("GetFlightInfo", lambda raw: descriptor(command("CommandPreparedStatementQuery", field(1, b"x" * 48))), 5, "?"),
+    "tampered prepared handle": ("GetFlightInfo", lambda raw: descriptor(command("CommandPreparedStatementQuery", field(1, flipped(raw.handle, 0)))), 5, "?"),
+    "unknown command": ("GetFlightInfo", lambda raw: descriptor(command("CommandNonsense")), 3, "?"),
+    "command of garbage": ("GetFlightInfo", lambda raw: descriptor(b"\xff" * 40), 3, "?"),
+    "statement that is not UTF-8": ("GetFlightInfo", lambda raw: descriptor(command("CommandStatementQuery", field(1, b"SELECT '\xff'"))), 3, "?"),
+    "substrait plan": ("GetFlightInfo", lambda raw: descriptor(command("CommandStatementSubstraitPlan", field(1, b"x"))), 12, "?"),
+    "unknown action": ("DoAction", lambda raw: field(1, "NoSuchAction"), 3, "?"),
+    "message that is not protobuf": ("GetFlightInfo", lambda raw: b"\xff" * 40, 13, "?"),
+    "oversized message": ("GetFlightInfo", lambda raw: descriptor(bytes(33 << 20)), 11, "?"),
+    "unknown method": ("NoSuchMethod", lambda raw: b"", 12, "?"),
+    "upload without a descriptor": ("DoPut", lambda raw: field(2, b"x"), 3, "?"),
+    "IPC of garbage": ("DoPut", lambda raw: bind(raw.handle, b"\xab" * 64, b"\xcd" * 64), 3, "?"),
+    "IPC without a batch's schema": ("DoPut", lambda raw: bind(raw.handle, ipc(raw, 1), b"\0" * 64), 3, "?"),
+    "flipped IPC schema": ("DoPut", lambda raw: bind(raw.handle, flipped(ipc(raw, 0), 4)), 3, "?"),
+    "upload for an unknown handle": ("DoPut", lambda raw: bind(b"x" * 48, ipc(raw, 0)), 5, "?"),
+    "empty upload": ("DoPut", lambda raw: b"", 3, "?"),
+}
+
+
+@pytest.mark.parametrize(("method", "message", "status", "text"), PROTOCOL.values(), ids=PROTOCOL.keys())
+def test_protocol(raw, method, message, status, text):
+    assert raw.call(method, message(raw)) == (status, text)
