@@ -245,6 +245,11 @@ def test_statement(admin, words, sql, status, text):
     assert adbc_failure(lambda: run(admin, sql)) == (status, text)
 
 
+@pytest.mark.xfail(run=False, reason="DEFECTS.md: B6, no answer within 22 s; run=False since it would stop all that follows")
+def test_huge_text(admin):
+    assert adbc_failure(lambda: run(admin, "SELECT length(repeat('x', 2000000000))")) == ("ResourceExhausted", MEMORY)
+
+
 @pytest.mark.parametrize(
     ("sql", "parameters", "status", "text"),
     [
@@ -373,7 +378,7 @@ class Raw:
         arguments += ["-s", "-D", "-", "-o", "/dev/null", "--max-time", "30", "--data-binary", f"@{body}", url]
         done = subprocess.run(["curl", "--http2-prior-knowledge", *arguments], capture_output=True, text=True)
         headers = dict(line.split(": ", 1) for line in done.stdout.splitlines() if ": " in line)
-        assert "grpc-status" in headers, done.stdout + done.stderr
+        assert "grpc-status" in headers, (done.stdout, done.stderr, done.returncode)
         return int(headers["grpc-status"]), without_ids(urllib.parse.unquote(headers.get("grpc-message", "")))
 
 
@@ -390,39 +395,55 @@ def bind(handle, header, body=b""):
     return field(1, descriptor(command("CommandPreparedStatementQuery", field(1, handle)))) + field(2, header) + field(1000, body)
 
 
-def ipc(raw, position):
-    """A Flight message of good Arrow data (the schema, or the batch), the batch with its body."""
+def ipc(position):
+    """The header of a good Arrow message: of the schema, or of the batch with its body."""
     batch = pa.record_batch({"a": [1, 2, 3]})
     if position == 0:
         return batch.schema.serialize().to_pybytes()[8:]
     return batch.serialize().to_pybytes()[8:]
 
 
+UNKNOWN_TICKET = "ticket not found: its handle is unknown, closed or expired"
+UNKNOWN_HANDLE = "prepared statement not found: its handle is unknown, closed or expired"
+NOT_A_COMMAND = "a Flight SQL command is expected, packed in a protobuf Any"
+
+# RPC, message, gRPC status, text.
 PROTOCOL = {
-    "tampered ticket": ("DoGet", lambda raw: field(1, flipped(raw.ticket, len(raw.ticket) - 1)), 5, "?"),
-    "cut ticket": ("DoGet", lambda raw: field(1, raw.ticket[:-5]), 5, "?"),
-    "made-up ticket": ("DoGet", lambda raw: field(1, command("TicketStatementQuery", field(1, b"x" * 32))), 5, "?"),
-    "ticket of garbage": ("DoGet", lambda raw: field(1, b"\xff" * 40), 3, "?"),
-    "empty ticket": ("DoGet", lambda raw: b"", 3, "?"),
-    "unknown prepared handle": ("GetFlightInfo", lambda raw: descriptor(command("CommandPreparedStatementQuery", field(1, b"x" * 48))), 5, "?"),
-    "tampered prepared handle": ("GetFlightInfo", lambda raw: descriptor(command("CommandPreparedStatementQuery", field(1, flipped(raw.handle, 0)))), 5, "?"),
-    "unknown command": ("GetFlightInfo", lambda raw: descriptor(command("CommandNonsense")), 3, "?"),
-    "command of garbage": ("GetFlightInfo", lambda raw: descriptor(b"\xff" * 40), 3, "?"),
-    "statement that is not UTF-8": ("GetFlightInfo", lambda raw: descriptor(command("CommandStatementQuery", field(1, b"SELECT '\xff'"))), 3, "?"),
-    "substrait plan": ("GetFlightInfo", lambda raw: descriptor(command("CommandStatementSubstraitPlan", field(1, b"x"))), 12, "?"),
-    "unknown action": ("DoAction", lambda raw: field(1, "NoSuchAction"), 3, "?"),
-    "message that is not protobuf": ("GetFlightInfo", lambda raw: b"\xff" * 40, 13, "?"),
-    "oversized message": ("GetFlightInfo", lambda raw: descriptor(bytes(33 << 20)), 11, "?"),
-    "unknown method": ("NoSuchMethod", lambda raw: b"", 12, "?"),
-    "upload without a descriptor": ("DoPut", lambda raw: field(2, b"x"), 3, "?"),
-    "IPC of garbage": ("DoPut", lambda raw: bind(raw.handle, b"\xab" * 64, b"\xcd" * 64), 3, "?"),
-    "IPC without a batch's schema": ("DoPut", lambda raw: bind(raw.handle, ipc(raw, 1), b"\0" * 64), 3, "?"),
-    "flipped IPC schema": ("DoPut", lambda raw: bind(raw.handle, flipped(ipc(raw, 0), 4)), 3, "?"),
-    "upload for an unknown handle": ("DoPut", lambda raw: bind(b"x" * 48, ipc(raw, 0)), 5, "?"),
-    "empty upload": ("DoPut", lambda raw: b"", 3, "?"),
+    "tampered ticket": ("DoGet", lambda raw: field(1, flipped(raw.ticket, len(raw.ticket) - 1)), 5, UNKNOWN_TICKET),
+    "cut ticket": ("DoGet", lambda raw: field(1, raw.ticket[:-5]), 3, NOT_A_COMMAND),
+    "made-up ticket": ("DoGet", lambda raw: field(1, command("TicketStatementQuery", field(1, b"x" * 32))), 5, UNKNOWN_TICKET),
+    "ticket of garbage": ("DoGet", lambda raw: field(1, b"\xff" * 40), 3, NOT_A_COMMAND),
+    "empty ticket": ("DoGet", lambda raw: b"", 3, NOT_A_COMMAND),
+    "unknown prepared handle": ("GetFlightInfo", lambda raw: descriptor(command("CommandPreparedStatementQuery", field(1, b"x" * 48))), 5, UNKNOWN_HANDLE),
+    "tampered prepared handle": ("GetFlightInfo", lambda raw: descriptor(command("CommandPreparedStatementQuery", field(1, flipped(raw.handle, 0)))), 5, UNKNOWN_HANDLE),
+    "unknown command": ("GetFlightInfo", lambda raw: descriptor(command("CommandNonsense")), 12, "not supported yet: this command, which is not one of Flight SQL's"),
+    "command of garbage": ("GetFlightInfo", lambda raw: descriptor(b"\xff" * 40), 3, NOT_A_COMMAND),
+    "statement that is not UTF-8": ("GetFlightInfo", lambda raw: descriptor(command("CommandStatementQuery", field(1, b"SELECT '\xff'"))), 3, "a Flight SQL command that cannot be decoded"),
+    "substrait plan": ("GetFlightInfo", lambda raw: descriptor(command("CommandStatementSubstraitPlan", field(1, field(1, b"x")))), 12, "not supported yet: CommandStatementSubstraitPlan"),
+    "unknown action": ("DoAction", lambda raw: field(1, "NoSuchAction"), 3, "unknown action: ListActions names those there are"),
+    "message that is not protobuf": ("GetFlightInfo", lambda raw: b"\xff" * 40, 13, "failed to decode Protobuf message: invalid varint"),
+    "unknown method": ("NoSuchMethod", lambda raw: b"", 12, ""),
+    "upload without a descriptor": ("DoPut", lambda raw: field(2, b"x"), 3, "the first message of an upload has no descriptor"),
+    "IPC of garbage": ("DoPut", lambda raw: bind(raw.handle, b"\xab" * 64, b"\xcd" * 64), 3, "malformed Arrow data: a message header is not Arrow's"),
+    "IPC without a batch's schema": ("DoPut", lambda raw: bind(raw.handle, ipc(1), b"\0" * 64), 3, "malformed Arrow data: it cannot be decoded"),
+    "cut IPC schema": ("DoPut", lambda raw: bind(raw.handle, ipc(0)[:40]), 3, "malformed Arrow data: a message header is not Arrow's"),
+    "upload for an unknown handle": ("DoPut", lambda raw: bind(b"x" * 48, ipc(0)), 5, UNKNOWN_HANDLE),
+    "empty upload": ("DoPut", lambda raw: b"", 3, "the first message of an upload has no descriptor"),
 }
 
 
 @pytest.mark.parametrize(("method", "message", "status", "text"), PROTOCOL.values(), ids=PROTOCOL.keys())
 def test_protocol(raw, method, message, status, text):
     assert raw.call(method, message(raw)) == (status, text)
+
+
+def test_oversized_message(raw):
+    """Refused by the length that it declares."""
+    assert raw.call("GetFlightInfo", b"\0" + struct.pack(">I", 33 << 20) + bytes(100), framed=False) == (
+        11,
+        "Error, decoded message length too large: found 34603008 bytes, the limit is: 33554432 bytes",
+    )
+
+
+def test_message_that_ends_early(raw):
+    assert raw.call("GetFlightInfo", b"\0" + struct.pack(">I", 1000) + bytes(100), framed=False) == (13, "Unexpected EOF decoding stream.")
