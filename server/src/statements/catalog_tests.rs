@@ -416,7 +416,7 @@ async fn describe_has_the_granted_columns_in_the_words_of_sql() {
             .ends_with(&format!("CREATE EXTERNAL TABLE lazaret.\"public\".x STORED AS DELTA LOCATION 'file://{path}'"))
     );
     let shown = definition(&ana, "x").await;
-    assert!(shown.contains("id INTEGER NOT NULL") && !shown.contains("name") && !shown.contains("file:"), "{shown}");
+    assert!(shown.contains("\"id\" INTEGER NOT NULL") && !shown.contains("name") && !shown.contains("file:"), "{shown}");
     assert!(definition(&admin, "t").await.contains("USING DELTA"));
     assert!(definition(&admin, "v").await.ends_with("CREATE VIEW lazaret.\"public\".v AS SELECT id FROM t"));
     assert_eq!(ana.rows("SHOW CREATE TABLE v").await.unwrap_err().kind, PermissionDenied);

@@ -84,13 +84,12 @@ async fn columns_are_the_granted_ones_and_a_damaged_table_hides_no_other() {
     let columns = "SELECT table_name, column_name, ordinal_position, data_type, is_nullable, numeric_precision \
                    FROM information_schema.columns WHERE table_schema = 's' ORDER BY 1, 3";
     let t = ["t id 1 INTEGER NO 32", "t name 2 VARCHAR YES"];
-    let u = ["u id 1 INTEGER NO 32", "u name 2 VARCHAR YES"];
     let v = "v id 1 INTEGER NO 32";
-    assert_eq!(query(&admin, columns).await, [t[0], t[1], u[0], u[1], v]);
-    server.grant_columns("ana", Privilege::Select, server.table("s.t"), Some(vec!["name".into()])).await;
-    assert_eq!(query(&server.client("ana"), columns).await, ["t name 1 VARCHAR YES"]);
+    // Damaged before anything has read it: the caches would answer for it.
     let folder = server.folder.path().join("data/warehouse").join(server.relation("s.u").unwrap().id.to_string());
     std::fs::remove_dir_all(folder).unwrap();
+    server.grant_columns("ana", Privilege::Select, server.table("s.t"), Some(vec!["name".into()])).await;
+    assert_eq!(query(&server.client("ana"), columns).await, ["t name 1 VARCHAR YES"]);
     assert_eq!(query(&admin, columns).await, [t[0], t[1], v]);
 }
 
