@@ -643,7 +643,7 @@ fn sizes_are_bounded() {
     assert_eq!(kind(format!("SELECT {}true", "NOT ".repeat(100_000))), deep);
     assert_eq!(kind(format!("SELECT 1{}", "+1".repeat(200))), "works");
     assert_eq!(kind(format!("SELECT 1{}", "+1".repeat(100_000))), deep);
-    assert_eq!(kind(format!("SELECT {}1", "-".repeat(1) + &" -".repeat(100_000))), deep);
+    assert_eq!(kind(format!("SELECT {}1", "-".to_owned() + &" -".repeat(100_000))), deep);
     assert_eq!(kind(format!("SELECT {}1{}", "CASE WHEN true THEN ".repeat(30_000), " END".repeat(30_000))), deep);
     assert_eq!(kind(format!("SELECT {}1{}", "[".repeat(100_000), "]".repeat(100_000))), deep);
     assert_eq!(kind(format!("SELECT {}1{}", "(1 + 1 + ".repeat(120), ")".repeat(120))), deep);
