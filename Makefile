@@ -7,16 +7,16 @@ export PATH := $(PARTS)/cargo/bin:$(PATH)
 BIN := $(CARGO_TARGET_DIR)/debug/lazaret
 SCALE ?= 10m
 
-.PHONY: run test setup fmt lint deny unit integration drivers bench install fuzz
+.PHONY: run test setup fmt lint deny unit drivers bench install
 
 ## Builds, makes sample data, serves on 127.0.0.1:32010 and prints how to connect.
+# Always the whole workspace: another selection has other features, and compiles every dependency again.
 run:
-	cargo build --locked --bin lazaret --bin lazaret-bench
+	cargo build --locked --workspace
 	bench/run-sample.sh "$(BIN)" "$(CARGO_TARGET_DIR)/debug/lazaret-bench"
 
 ## Everything that CI runs.
-test: setup fmt lint deny unit integration drivers
-	@tests/parts/summary.sh
+test: setup fmt lint deny unit drivers
 
 ## What the tests need beside the toolchains; quick when it is there.
 setup:
@@ -34,18 +34,14 @@ deny:
 unit:
 	cargo test --locked --workspace --lib --bins
 
-integration:
-	cargo build --locked --bin lazaret --bin lazaret-bench
-	LAZARET_BIN="$(BIN)" cargo test --locked -p lazaret-tests
-
 drivers:
-	cargo build --locked --bin lazaret --bin lazaret-bench
+	cargo build --locked --workspace
 	LAZARET_BIN="$(BIN)" LAZARET_BENCH_BIN="$(CARGO_TARGET_DIR)/debug/lazaret-bench" $(PARTS)/venv/bin/python -m pytest -q tests/python
 
 ## EpiBench against DuckDB on the same files: make bench SCALE=10m
 bench:
-	cargo build --locked --release --bin lazaret --bin lazaret-bench
-	bench/run.sh "$(CARGO_TARGET_DIR)/release" "$(SCALE)"
+	cargo build --locked --workspace --release
+	$(PARTS)/venv/bin/python bench/run.py "$(CARGO_TARGET_DIR)/release" "$(SCALE)"
 
 ## The release binary, in ~/.cargo/bin.
 install:

@@ -143,7 +143,7 @@ fn wave(day: usize, phase: usize) -> f64 {
 /// A permutation of the regions, so that size says nothing about the number.
 fn rank(seed: u64, region: u32) -> u32 {
     let step = 1 + 2 * (hash(seed, 7, 4) % 799) as u32;
-    let step = if step % 5 == 0 { step + 2 } else { step };
+    let step = if step.is_multiple_of(5) { step + 2 } else { step };
     (region * step + 11) % REGIONS
 }
 

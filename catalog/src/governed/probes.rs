@@ -198,20 +198,20 @@ async fn compare_all(lab: &Lab, raw: Arc<dyn TableProvider>) {
     assert!(errors >= 2, "the probes that must fail on visible rows did not");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn probes_over_memory_end_as_on_a_filtered_copy() {
     let raw = lab::memory_table();
     compare_all(&lab_with(Arc::clone(&raw)), raw).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn probes_over_parquet_end_as_on_a_filtered_copy() {
     let folder = tempfile::tempdir().unwrap();
     let raw = lab::parquet_table(folder.path()).await;
     compare_all(&lab_with(Arc::clone(&raw)), raw).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn probes_over_the_lake_end_as_on_a_filtered_copy() {
     let folder = tempfile::tempdir().unwrap();
     let raw = lab::delta_table(folder.path()).await;
@@ -222,7 +222,7 @@ async fn probes_over_the_lake_end_as_on_a_filtered_copy() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn probes_end_so_with_the_row_filter_of_parquet_turned_on() {
     let folder = tempfile::tempdir().unwrap();
     let raw = lab::parquet_table(folder.path()).await;
@@ -231,7 +231,7 @@ async fn probes_end_so_with_the_row_filter_of_parquet_turned_on() {
     compare_all(&lab, raw).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn probes_end_so_in_one_partition_and_in_large_batches() {
     let folder = tempfile::tempdir().unwrap();
     let raw = lab::parquet_table(folder.path()).await;
@@ -240,7 +240,7 @@ async fn probes_end_so_in_one_partition_and_in_large_batches() {
     compare_all(&lab, raw).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_probes_would_catch_a_policy_that_is_only_a_filter() {
     let folder = tempfile::tempdir().unwrap();
     let raw = lab::parquet_table(folder.path()).await;
@@ -257,7 +257,7 @@ async fn the_probes_would_catch_a_policy_that_is_only_a_filter() {
     assert!(leaks > 3, "only {leaks} probes leak without a barrier: they are too weak");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn parameters_of_prepared_statements_are_no_way_around() {
     let folder = tempfile::tempdir().unwrap();
     let raw = lab::parquet_table(folder.path()).await;
@@ -281,7 +281,7 @@ async fn parameters_of_prepared_statements_are_no_way_around() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_policy_that_fails_tells_nothing() {
     let raw = lab::memory_table();
     for policy in ["CAST(s AS BIGINT) = id", "1 / (x - 5) >= 0", "CAST(tags[1] AS BIGINT) > 0"] {

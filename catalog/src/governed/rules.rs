@@ -44,7 +44,7 @@ async fn measured(lab: &Lab, sql: &str) -> (Vec<String>, Arc<dyn ExecutionPlan>)
     (lines(&batches), plan)
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn pruning_goes_through_the_barrier() {
     let (_folder, raw) = parquet().await;
     let (lab, _) = Lab::with_governed_table(raw);
@@ -68,7 +68,7 @@ async fn pruning_goes_through_the_barrier() {
     assert!(render_physical(plan.as_ref(), false).contains("TopK"));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_lake_prunes_files_by_policy_and_by_query() {
     let folder = tempfile::tempdir().unwrap();
     let raw = lab::delta_table(folder.path()).await;
@@ -85,7 +85,7 @@ async fn the_lake_prunes_files_by_policy_and_by_query() {
     assert_eq!(files(&plan).files_scanned, 1, "{:?}", files(&plan));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn dynamic_filters_of_joins_go_through_on_plain_columns() {
     let (_folder, raw) = parquet().await;
     let (lab, _) = Lab::with_governed_table(raw);
@@ -94,7 +94,7 @@ async fn dynamic_filters_of_joins_go_through_on_plain_columns() {
     assert!(leaf_metric(&plan, "output_rows") <= lab::FILE_ROWS as usize / 4 + 1, "row groups are pruned by the other side");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn nobody_is_exempt_and_no_permissive_policy_shows_nothing() {
     let (_folder, raw) = parquet().await;
     let mut lab = Lab::new();
@@ -110,7 +110,7 @@ async fn nobody_is_exempt_and_no_permissive_policy_shows_nothing() {
     assert_eq!(lab.lines("admin", "SELECT count(*) AS n FROM t").await.unwrap(), ["|0|", "|n|"]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn permissive_policies_add_and_restrictive_ones_cut() {
     let raw = lab::memory_table();
     let (mut lab, id) = Lab::with_governed_table(Arc::clone(&raw));
@@ -128,7 +128,7 @@ async fn permissive_policies_add_and_restrictive_ones_cut() {
     assert_eq!(lab.lines("rui", visible).await.unwrap(), ["|0|", "|n|"]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_policy_asks_who_is_asking() {
     let raw = lab::memory_table();
     let mut lab = Lab::new();
@@ -142,7 +142,7 @@ async fn a_policy_asks_who_is_asking() {
     assert_eq!(lab.lines("ana", "SELECT DISTINCT region FROM t").await.unwrap(), ["|3|", "|4|", "|region|"]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn columns_that_are_not_granted_do_not_exist() {
     let (_folder, raw) = parquet().await;
     let mut lab = Lab::new();
@@ -172,7 +172,7 @@ async fn columns_that_are_not_granted_do_not_exist() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn plans_show_nothing_below_the_barrier() {
     let (_folder, raw) = parquet().await;
     let (lab, _) = Lab::with_governed_table(raw);
@@ -204,7 +204,7 @@ fn find_barrier(plan: &Arc<dyn ExecutionPlan>) -> Option<Arc<dyn ExecutionPlan>>
     plan.children().into_iter().find_map(find_barrier)
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn without_policy_the_raw_plan_runs() {
     let (_folder, raw) = parquet().await;
     let mut lab = Lab::new();
@@ -218,7 +218,7 @@ async fn without_policy_the_raw_plan_runs() {
     assert!(find_barrier(&plan).is_none());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_visible_is_not_there() {
     let raw = lab::memory_table();
     let (mut lab, _) = Lab::with_governed_table(Arc::clone(&raw));
@@ -263,7 +263,7 @@ async fn what_is_not_visible_is_not_there() {
     assert!(error.to_string().contains("/lake/hidden/path.json"), "{error}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_policy_that_no_longer_binds_closes_the_table() {
     let raw = lab::memory_table();
     let (mut lab, id) = Lab::with_governed_table(Arc::clone(&raw));
@@ -277,7 +277,7 @@ async fn a_policy_that_no_longer_binds_closes_the_table() {
     assert!(error.to_string().contains("column \"area\" is gone"), "{error}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_view_reads_with_its_owners_rights_under_the_readers_policies() {
     let (_folder, raw) = parquet().await;
     let mut lab = Lab::new();
@@ -319,7 +319,7 @@ async fn a_view_reads_with_its_owners_rights_under_the_readers_policies() {
     assert!(lost.run("owner", "SELECT * FROM v").await.unwrap_err().to_string().contains("public.t"));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_view_hides_stays_hidden() {
     let (_folder, raw) = parquet().await;
     for pushdown in [false, true] {
@@ -364,7 +364,7 @@ async fn what_a_view_hides_stays_hidden() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn plain_views_prune_and_others_do_not_mix() {
     let (_folder, raw) = parquet().await;
     let mut lab = Lab::new();
@@ -379,7 +379,7 @@ async fn plain_views_prune_and_others_do_not_mix() {
     assert!(leaf_metric(&plan, "output_rows") >= lab::FILE_ROWS as usize, "a computed column prunes nothing");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn policies_lie_on_views_too_and_views_in_views_end() {
     let raw = lab::memory_table();
     let mut lab = Lab::new();
@@ -420,7 +420,7 @@ async fn policies_lie_on_views_too_and_views_in_views_end() {
     assert!(matches!(CatalogError::of(&error), Some(CatalogError::TooManyViews)), "{error}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_plan_with_anything_ungoverned_does_not_run() {
     let (_folder, raw) = parquet().await;
     let (lab, _) = Lab::with_governed_table(Arc::clone(&raw));
@@ -457,7 +457,7 @@ async fn a_plan_with_anything_ungoverned_does_not_run() {
     assert!(matches!(namespace.verify_physical(bare.as_ref()), Err(Ungoverned::OpenScan(_))));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn filters_that_arrive_unasked_are_applied_above() {
     use datafusion::prelude::{col, lit};
     let raw = lab::memory_table();
@@ -475,7 +475,7 @@ async fn filters_that_arrive_unasked_are_applied_above() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn reserved_schemas_are_found_in_every_catalog() {
     use datafusion::catalog::{MemorySchemaProvider, SchemaProvider};
     let (lab, _) = Lab::with_governed_table(lab::memory_table());
@@ -495,7 +495,7 @@ async fn reserved_schemas_are_found_in_every_catalog() {
     assert!(state.create_logical_plan("SELECT * FROM elsewhere.system.settings").await.is_err());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn panics_below_the_barrier_become_failures() {
     let (lab, _) = Lab::with_governed_table(Arc::new(Panics(lab::schema())));
     for sql in ["SELECT id FROM t", "SELECT count(*) FROM t"] {

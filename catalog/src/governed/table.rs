@@ -82,7 +82,7 @@ impl GovernedTable {
     /// A table of the server, which shows each principal what it may see; behind a barrier like any other.
     pub(crate) fn reserved(name: Arc<str>, inner: Arc<dyn TableProvider>, witness: Witness) -> Self {
         let view = Reach::granted(inner.schema().as_ref(), &GrantedColumns::Every, Rows::All);
-        let plain = PlainColumns::Only(Arc::default());
+        let plain = PlainColumns::Every;
         Self { id: None, name, table_type: inner.table_type(), inner, view, plain, witness }
     }
 

@@ -102,7 +102,7 @@ fn people(from: i32, to: i32) -> RecordBatch {
     RecordBatch::try_new(Arc::new(schema), vec![Arc::new(ids), Arc::new(names)]).unwrap()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stream_becomes_a_table() {
     let warehouse = Warehouse::new();
     let table = warehouse.write(vec![people(0, 4), people(4, 4), people(4, 7)], &[]).await.unwrap();
@@ -129,7 +129,7 @@ async fn a_stream_becomes_a_table() {
 }
 
 /// The same through the scan that serves queries: partitions, nested values, and rows that careless bounds would hide.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_lake_reads_what_was_written() {
     let warehouse = Warehouse::new();
     let columns: Vec<(&str, ArrayRef)> = vec![
@@ -176,7 +176,7 @@ async fn the_lake_reads_what_was_written() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn files_have_row_groups_that_can_be_skipped() {
     let warehouse = Warehouse::new();
     let batches = (0..60).map(|part| people(part * 10_000, (part + 1) * 10_000)).collect();
@@ -194,7 +194,7 @@ async fn files_have_row_groups_that_can_be_skipped() {
     assert_eq!((&stats["minValues"]["id"], &stats["maxValues"]["id"]), (&json!(0), &json!(599_999)));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn no_rows_are_a_table_all_the_same() {
     let warehouse = Warehouse::new();
     let table = new_table(people(0, 0).schema(), &[]);
@@ -210,7 +210,7 @@ fn utc(array: TimestampMicrosecondArray) -> ArrayRef {
     Arc::new(array.with_timezone("UTC"))
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn every_type_is_kept_or_widened_exactly() {
     let decimal = |values: Vec<Option<i128>>, precision, scale| -> ArrayRef {
         Arc::new(Decimal128Array::from(values).with_precision_and_scale(precision, scale).unwrap())
@@ -287,7 +287,7 @@ async fn every_type_is_kept_or_widened_exactly() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn what_delta_cannot_hold_is_refused_by_name() {
     let warehouse = Warehouse::new();
     let wide = DataType::Decimal256(40, 2);
@@ -310,7 +310,7 @@ async fn what_delta_cannot_hold_is_refused_by_name() {
     assert_eq!(warehouse.tables(), Vec::<String>::new());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn lost_digits_are_an_error_without_the_value() {
     let warehouse = Warehouse::new();
     let nanos = || TimestampNanosecondArray::from(vec![1_000, 1_234_567]);
@@ -335,7 +335,7 @@ async fn lost_digits_are_an_error_without_the_value() {
     assert_eq!(warehouse.tables(), Vec::<String>::new());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn names_are_checked() {
     let warehouse = Warehouse::new();
     let number: ArrayRef = Arc::new(Int32Array::from(vec![1]));
@@ -365,7 +365,7 @@ async fn names_are_checked() {
 }
 
 /// NULL, empty and one with a NULL in it, for each kind of container and of list.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn null_containers_are_not_empty_ones() {
     let values = || -> ArrayRef { Arc::new(Int32Array::from(vec![Some(1), None])) };
     let item = || Arc::new(Field::new("some_item", DataType::Int32, true));
@@ -414,7 +414,7 @@ async fn null_containers_are_not_empty_ones() {
     assert_eq!(item.name(), "element");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn not_null_is_kept_and_checked() {
     let warehouse = Warehouse::new();
     let schema = Arc::new(Schema::new(vec![Field::new("c", DataType::Utf8View, false)]));
@@ -428,7 +428,7 @@ async fn not_null_is_kept_and_checked() {
     assert!(!schema.field(0).is_nullable());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn field_ids_of_the_source_do_not_travel_and_comments_do() {
     let metadata = [("PARQUET:field_id", "7"), ("lazaret:physical_name", "col-1"), ("delta.columnMapping.id", "7"), ("comment", "who")];
     let field = Field::new("id", DataType::Int32, true).with_metadata(metadata.map(|(k, v)| (k.to_owned(), v.to_owned())).into());
@@ -440,7 +440,7 @@ async fn field_ids_of_the_source_do_not_travel_and_comments_do() {
     assert_eq!(schema["fields"][0]["metadata"], json!({"comment": "who"}));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn partitions_hold_their_rows_and_values() {
     let warehouse = Warehouse::new();
     let region = || Arc::new(Int32Array::from(vec![Some(1), None, Some(2), Some(1)])) as ArrayRef;
@@ -492,7 +492,7 @@ async fn partitions_hold_their_rows_and_values() {
     assert_eq!(pretty_format_batches(&rows).unwrap().to_string(), expected);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn many_partitions_take_turns_and_too_many_are_refused() {
     let warehouse = Warehouse::new();
     let batch = |rows: i32, partitions: i32| {
@@ -510,7 +510,7 @@ async fn many_partitions_take_turns_and_too_many_are_refused() {
     assert_eq!(warehouse.tables().len(), 1);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn bad_partitions_are_refused() {
     let warehouse = Warehouse::new();
     let float: ArrayRef = Arc::new(Float64Array::from(vec![1.0]));
@@ -534,7 +534,7 @@ async fn bad_partitions_are_refused() {
     assert_eq!(warehouse.tables(), Vec::<String>::new());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn bounds_are_exact_or_wider_or_left_out() {
     let warehouse = Warehouse::new();
     let long = "é".repeat(500);
@@ -584,7 +584,7 @@ async fn bounds_are_exact_or_wider_or_left_out() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_fails_leaves_nothing() {
     let warehouse = Warehouse::new();
     let broken = || Err(DataFusionError::ArrowError(Box::new(ArrowError::DivideByZero), None));
@@ -601,7 +601,7 @@ async fn a_stream_that_fails_leaves_nothing() {
     assert_eq!(warehouse.tables(), Vec::<String>::new());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_caller_who_leaves_leaves_nothing() {
     let warehouse = Arc::new(Warehouse::new());
     let (started, wait) = tokio::sync::oneshot::channel();
@@ -629,7 +629,7 @@ async fn a_caller_who_leaves_leaves_nothing() {
     tokio::time::timeout(std::time::Duration::from_secs(30), emptied).await.expect("the folder must go");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_id_is_used_once() {
     let warehouse = Warehouse::new();
     let table = new_table(people(0, 0).schema(), &[]);
@@ -639,7 +639,7 @@ async fn an_id_is_used_once() {
     assert_eq!(query(&first, "SELECT * FROM t").await.iter().map(RecordBatch::num_rows).sum::<usize>(), 3);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn what_the_metadata_does_not_know_is_swept() {
     let warehouse = Warehouse::new();
     assert_eq!(sweep(&warehouse.stores, HashSet::new()).await.unwrap(), 0);

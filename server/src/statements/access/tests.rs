@@ -140,7 +140,7 @@ async fn users_are_made_by_those_who_manage_users() {
         ("admin", "CREATE USER ada PASSWORD 'one'", "ok"),
         ("admin", "CREATE USER ada", "AlreadyExists: user \"ada\" already exists"),
         ("admin", "CREATE USER IF NOT EXISTS ada PASSWORD 'two'", "ok"),
-        ("admin", "CREATE USER \"hospital:ada\"", "Invalid: a user's name has at most 128 bytes and no colon at line 1, column 13"),
+        ("admin", "CREATE USER \"hospital:ada\"", "Invalid: a user's name has at most 256 bytes and no colon at line 1, column 13"),
         ("admin", "CREATE USER bob PASSWORD ''", "Invalid: a password cannot be empty"),
         ("ada", "CREATE USER eve", "PermissionDenied: MANAGE USERS on the system is required"),
         ("ada", "CREATE USER ada", "PermissionDenied: MANAGE USERS on the system is required"),
