@@ -4,6 +4,8 @@ import threading
 
 import pytest
 
+from known_defects import KNOWN
+
 import support
 
 # The longest tests take a few seconds each on a loaded machine of two cores.
@@ -48,3 +50,11 @@ def admin(server):
     """A connection of the admin to the module's server."""
     with server.connect() as connection:
         yield connection
+
+
+def pytest_collection_modifyitems(items):
+    """Tests of defects that are known to be open fail as expected, and are counted as such."""
+    for item in items:
+        for name, reason in KNOWN.items():
+            if item.nodeid.endswith(name):
+                item.add_marker(pytest.mark.xfail(reason=reason, strict=False))
