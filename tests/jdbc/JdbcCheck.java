@@ -105,8 +105,15 @@ public final class JdbcCheck {
       contains(e, "UNAUTHENTICATED");
     });
     check("start in a catalog", () -> {
-      try (Connection c = connect("user", "admin", "password", password, "catalog", "lazaret"); Statement s = c.createStatement()) {
+      Connection c = connect("user", "admin", "password", password, "catalog", "lazaret");
+      try (Statement s = c.createStatement()) {
         same(true, column(s.executeQuery("SHOW SCHEMAS"), "schema_name").contains("public"));
+      }
+      try {
+        c.close();
+      } catch (SQLException e) {
+        // 18.3.0 closes the session twice where a catalog was given, the second time without a channel.
+        contains(e, "Channel shutdown invoked");
       }
     });
   }

@@ -11,6 +11,11 @@ import support
 SOURCE = support.ROOT / "tests" / "jdbc" / "JdbcCheck.java"
 VERSIONS = (support.ROOT / "tests" / "parts" / "jdbc-versions.txt").read_text().split()
 CHECKS = re.findall(r'check\("([^"]+)"', SOURCE.read_text())
+# What the server does not do yet.
+OPEN = {
+    "digits of a decimal column": "results have no PRECISION and SCALE in their metadata",
+    "a parameter under CAST": "it is declared as text",
+}
 # A JVM on a loaded machine of two cores; the driver can hang for ever after an error.
 COMPILE_S, RUN_S = 100, 200
 TEST_S = COMPILE_S + RUN_S
@@ -41,7 +46,12 @@ def outcomes(request, classes, oidc, tmp_path_factory):
         yield {line["check"]: line["error"] for line in lines} | {"": errors.read_text(errors="replace")[-2000:]}
 
 
-@pytest.mark.parametrize("check", CHECKS)
+def marked(check):
+    marks = [pytest.mark.xfail(strict=True, reason=OPEN[check])] if check in OPEN else []
+    return pytest.param(check, marks=marks)
+
+
+@pytest.mark.parametrize("check", [marked(check) for check in CHECKS])
 def test_jdbc(check, outcomes):
     assert check in outcomes, f"it did not get there\n{outcomes['']}"
     assert outcomes[check] is None
