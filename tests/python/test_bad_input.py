@@ -29,7 +29,7 @@ MEMORY = "limit limits.query_memory_bytes (33554432) reached"
 
 
 def defect(case, reason):
-    return pytest.param(*case, marks=pytest.mark.xfail(strict=True, reason=f"DEFECTS.md: {reason}"))
+    return pytest.param(*case, marks=pytest.mark.xfail(strict=True, reason=f"docs/known-defects.md: {reason}"))
 
 
 def external(kind, location):
@@ -245,7 +245,7 @@ def test_statement(admin, words, sql, status, text):
     assert adbc_failure(lambda: run(admin, sql)) == (status, text)
 
 
-@pytest.mark.xfail(run=False, reason="DEFECTS.md: B6, no answer within 22 s; run=False since it would stop all that follows")
+@pytest.mark.xfail(run=False, reason="docs/known-defects.md: no answer within 22 s; run=False since it would stop all that follows")
 def test_huge_text(admin):
     assert adbc_failure(lambda: run(admin, "SELECT length(repeat('x', 2000000000))")) == ("ResourceExhausted", MEMORY)
 
