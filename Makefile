@@ -1,13 +1,13 @@
 # Build output stays outside the checkout, so that a fresh clone starts warm.
 CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/lazaret
-export LAZARET_CACHE := $(CACHE)
+export BUILD_CACHE := $(CACHE)
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 PARTS := $(CACHE)/parts
 export PATH := $(PARTS)/cargo/bin:$(PATH)
 BIN := $(CARGO_TARGET_DIR)/debug/lazaret
 SCALE ?= 10m
 
-.PHONY: run test setup fmt lint deny unit drivers bench install
+.PHONY: run test setup fmt lint deny unit integration drivers fuzz bench install
 
 ## Builds, makes sample data, serves on 127.0.0.1:32010 and prints how to connect.
 # Always the whole workspace: another selection has other features, and compiles every dependency again.
@@ -16,7 +16,7 @@ run:
 	bench/run-sample.sh "$(BIN)" "$(CARGO_TARGET_DIR)/debug/lazaret-bench"
 
 ## Everything that CI runs.
-test: setup fmt lint deny unit drivers
+test: setup fmt lint deny unit integration drivers
 
 ## What the tests need beside the toolchains; quick when it is there.
 setup:
@@ -34,14 +34,25 @@ deny:
 unit:
 	cargo test --locked --workspace --lib --bins
 
+# The transcripts, and what SQL cannot say: one test binary, against the real server.
+integration:
+	cargo build --locked --workspace
+	LAZARET_BIN="$(BIN)" LAZARET_BENCH_BIN="$(CARGO_TARGET_DIR)/debug/lazaret-bench" cargo test --locked --workspace --test integration
+
 drivers:
 	cargo build --locked --workspace
 	LAZARET_BIN="$(BIN)" LAZARET_BENCH_BIN="$(CARGO_TARGET_DIR)/debug/lazaret-bench" $(PARTS)/venv/bin/python -m pytest -q tests/python
 
-## EpiBench against DuckDB on the same files: make bench SCALE=10m
+## More worlds of the oracle than CI has, of 50 pairs each: make fuzz WORLDS=100000 SEED=1
+fuzz:
+	LAZARET_ORACLE_WORLDS=$(or $(WORLDS),20000) LAZARET_ORACLE_SEED=$(or $(SEED),$(shell date +%s)) \
+	  cargo test --locked --workspace --lib governed_tables_answer_as_their_copies -- --nocapture
+
+## EpiBench against DuckDB on the same files, and what policy costs: make bench SCALE=10m
 bench:
 	cargo build --locked --workspace --release
 	$(PARTS)/venv/bin/python bench/run.py "$(CARGO_TARGET_DIR)/release" "$(SCALE)"
+	$(PARTS)/venv/bin/python bench/policy.py "$(CARGO_TARGET_DIR)/release" "$(SCALE)"
 
 ## The release binary, in ~/.cargo/bin.
 install:

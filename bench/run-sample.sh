@@ -3,7 +3,7 @@
 # $1 the server's binary, $2 the generator's.
 set -euo pipefail
 server=$1 generator=$2
-home=${LAZARET_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/lazaret}/sample
+home=${BUILD_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/lazaret}/sample
 listen=${LISTEN:-127.0.0.1:32010}
 tables=$home/tables
 mkdir -p "$home"

@@ -39,7 +39,7 @@ def timed(call):
 
 def serve(folder, tables, data_dir):
     environment = {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if not name.startswith("LAZARET_")},  # those would be settings of the server
         "LAZARET_ADMIN_PASSWORD": PASSWORD,
         "LAZARET_ALLOWED_PATHS": str(tables),
         "LAZARET_ADMIN_LISTEN": "",
@@ -49,14 +49,20 @@ def serve(folder, tables, data_dir):
     return server, json.loads(server.stdout.readline())["listen"]
 
 
-def main():
-    folder, scale = pathlib.Path(sys.argv[1]), sys.argv[2]
-    cache = pathlib.Path(os.environ.get("LAZARET_CACHE", pathlib.Path.home() / ".cache" / "lazaret"))
+def made(folder, scale):
+    """Where the benchmark's things of this scale are; its tables are made where they are missing."""
+    cache = pathlib.Path(os.environ.get("BUILD_CACHE", pathlib.Path.home() / ".cache" / "lazaret"))
     home = cache / "bench" / scale
     tables = home / "tables"
     if not (tables / ".complete").exists():
         subprocess.run([str(folder / "lazaret-bench"), "generate", "--out", str(tables), "--scale", scale], check=True)
         (tables / ".complete").touch()
+    return home, tables
+
+
+def main():
+    folder, scale = pathlib.Path(sys.argv[1]), sys.argv[2]
+    home, tables = made(folder, scale)
     server, listen = serve(folder, tables, home / f"data-{os.getpid()}")
     try:
         connection = flightsql.connect(f"grpc://{listen}", db_kwargs={"username": "admin", "password": PASSWORD}, autocommit=True)
@@ -72,12 +78,14 @@ def main():
 
         rows = []
         for name, query in QUERIES.items():
-            ours, theirs = ask_lazaret(query).to_pylist(), duck.execute(query).arrow().read_all().to_pylist()
+            ours, theirs = ask_lazaret(query).to_pylist(), duck.sql(query).to_arrow_table().to_pylist()
             if [list(row.values()) for row in ours] != [list(row.values()) for row in theirs]:
                 sys.exit(f"{name}: the answers differ")
             lazaret = [timed(lambda: ask_lazaret(query))[0] for _ in range(RUNS)]
-            peer = [timed(lambda: duck.execute(query).arrow().read_all())[0] for _ in range(RUNS)]
+            peer = [timed(lambda: duck.sql(query).to_arrow_table())[0] for _ in range(RUNS)]
             rows.append((name, statistics.median(lazaret), statistics.median(peer)))
+        cursor.close()
+        connection.close()
     finally:
         server.terminate()
         server.wait()

@@ -9,12 +9,15 @@ use std::time::{Duration, SystemTime};
 use moka::sync::Cache;
 use sha2::{Digest as _, Sha256};
 
+use crate::certificate::{CertificateSubject, ClientCertificate};
 use crate::clock::Moment;
 use crate::credential::Credential;
 use crate::error::{AuthError, Reason};
+use crate::ids::TokenId;
 use crate::issuer::{self, Accepted, Issuer, IssuerConfig, IssuerError};
 use crate::own_token::{IssuedToken, OWN_ISSUER, OwnTokens, TokenKey};
 use crate::principal::{CredentialKind, Principal};
+use crate::service_token::{ShownToken, TokenHash};
 use crate::sign_in::SignIn;
 use crate::token::Unverified;
 
@@ -28,6 +31,22 @@ const VERIFIED_IDLE: Duration = Duration::from_secs(10 * 60);
 /// The local users, as they are at this moment. An in-memory look-up: it happens on every call.
 pub trait UserDirectory: Send + Sync {
     fn user(&self, name: &str) -> Option<StoredUser>;
+
+    fn token(&self, id: TokenId) -> Option<StoredToken>;
+
+    /// The name of the user whose certificates have this subject, and whether it is enabled.
+    fn certificate_user(&self, subject: &CertificateSubject) -> Option<(String, bool)>;
+}
+
+/// What must be known of a token that was made for a service account.
+#[derive(Clone, PartialEq, Eq)]
+pub struct StoredToken {
+    pub user: String,
+    /// Of the user.
+    pub enabled: bool,
+    pub hash: TokenHash,
+    /// In seconds since the epoch; refused from then on.
+    pub expires_at_s: u64,
 }
 
 /// What signing in needs to know of a local user.
@@ -113,11 +132,51 @@ impl Authenticator {
         now: Moment,
     ) -> Result<Principal, AuthError> {
         match credential {
-            Credential::Basic { user, password } => {
-                self.sign_in.check(user, password, address, now.steady).await?;
-                Ok(Principal::local_user(user, CredentialKind::Password, None, None))
-            }
-            Credential::Bearer(token) => Ok(self.bearer(token, now).await?),
+            // Tools that know only names and passwords show a token in the password's place.
+            Credential::Basic { user, password } => match ShownToken::read(password) {
+                Some(token) => Ok(self.service_token(&token, Some(user), now.wall)?),
+                None => {
+                    self.sign_in.check(user, password, address, now.steady).await?;
+                    Ok(Principal::local_user(user, CredentialKind::Password, None, None))
+                }
+            },
+            Credential::Bearer(token) => match ShownToken::read(token) {
+                Some(token) => Ok(self.service_token(&token, None, now.wall)?),
+                None => Ok(self.bearer(token, now).await?),
+            },
+            Credential::Certificate(certificate) => Ok(self.certificate(certificate, now.wall)?),
+        }
+    }
+
+    /// No throttle: nobody guesses the secret of such a token.
+    fn service_token(&self, token: &ShownToken, user: Option<&str>, now: SystemTime) -> Result<Principal, Reason> {
+        let stored = self.users.token(token.id).ok_or(Reason::UnknownToken)?;
+        // Hashes of random secrets: how far two of them agree helps nobody who has not got the secret.
+        if stored.hash != token.hash {
+            return Err(Reason::WrongToken);
+        }
+        if user.is_some_and(|user| user != stored.user) {
+            return Err(Reason::TokenOfAnother);
+        }
+        if !stored.enabled {
+            return Err(Reason::Disabled);
+        }
+        let expires_at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(stored.expires_at_s));
+        let expires_at = expires_at.ok_or(Reason::Internal("token lifetime"))?;
+        if now >= expires_at {
+            return Err(Reason::Expired);
+        }
+        Ok(Principal::local_user(&stored.user, CredentialKind::ServiceToken, Some(token.id.to_string()), Some(expires_at)))
+    }
+
+    /// TLS has verified it when the connection was made, which may be long ago.
+    fn certificate(&self, certificate: &ClientCertificate, now: SystemTime) -> Result<Principal, Reason> {
+        if now > certificate.not_after {
+            return Err(Reason::Expired);
+        }
+        match self.users.certificate_user(&certificate.subject).ok_or(Reason::UnknownCertificate)? {
+            (_, false) => Err(Reason::Disabled),
+            (name, true) => Ok(Principal::local_user(&name, CredentialKind::Certificate, None, Some(certificate.not_after))),
         }
     }
 
@@ -161,6 +220,9 @@ impl fmt::Debug for Authenticator {
     }
 }
 
+#[cfg(test)]
+#[path = "service_account_tests.rs"]
+mod service_account_tests;
 #[cfg(test)]
 #[path = "authenticator_tests.rs"]
 mod tests;

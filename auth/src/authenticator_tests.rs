@@ -123,7 +123,9 @@ async fn claims_are_all_checked() {
         (json!({"exp": now_s - 4}), ana()),
         (json!({"exp": now_s - 6}), refused(Reason::Expired)),
         (json!({"exp": (now_s + 60) as f64 + 0.5}), ana()),
-        (json!({"nbf": now_s + 3}), ana()),
+        (json!({"nbf": now_s + 4}), ana()),
+        (json!({"nbf": now_s + 6}), refused(Reason::NotYetValid)),
+        (json!({"iat": now_s + 60}), ana()),
         (json!({"nbf": now_s + 60}), refused(Reason::NotYetValid)),
         (json!({"nbf": "now"}), missing("nbf")),
         (json!({"typ": "Bearer"}), ana()),
@@ -237,6 +239,32 @@ async fn unfit_keys_of_a_set_are_left_out() {
     let server = KeyServer::start(&[signer.jwk("k1"), Signer::ec().jwk("k2")]).await;
     let without_kid = signer.sign("", &json!({"kid": null}), &good);
     assert_eq!(bearer(&with_url(&server), &without_kid, now).await, refused(Reason::AmbiguousKey));
+}
+
+#[tokio::test]
+async fn one_key_does_not_serve_two_paddings() {
+    let now = Moment::now();
+    let mut rsa = Signer::rsa(KeySize::Rsa2048);
+    let (declared, free) = (rsa.jwk("declared"), merged(rsa.jwk("free"), &json!({"alg": null})));
+    assert_eq!(declared["alg"], "RS256");
+    let server = KeyServer::start(&[declared, free]).await;
+    let algorithms = vec!["RS256".to_owned(), "PS256".to_owned()];
+    let authenticator = with(IssuerConfig { jwks_url: Some(server.url.clone()), algorithms, ..config("hospital") });
+    let good = claims(now, json!({}));
+    let by_rs = [rsa.sign("declared", &json!({}), &good), rsa.sign("free", &json!({"alg": "PS256"}), &good)];
+    rsa.algorithm = Algorithm::PS256;
+    let by_ps = ["declared", "free"].map(|kid| rsa.sign(kid, &json!({}), &good));
+    let says_rs = rsa.sign("free", &json!({"alg": "RS256"}), &good);
+    let cases = [
+        ("RS256 as declared", &by_rs[0], ana()),
+        ("RS256 that says PS256", &by_rs[1], refused(Reason::Signature)),
+        ("PS256, and the key says RS256", &by_ps[0], refused(Reason::Algorithm)),
+        ("PS256, and the key says nothing", &by_ps[1], ana()),
+        ("PS256 that says RS256", &says_rs, refused(Reason::Signature)),
+    ];
+    for (what, token, expected) in cases {
+        assert_eq!(bearer(&authenticator, token, now).await, expected, "{what}");
+    }
 }
 
 #[tokio::test]
@@ -405,6 +433,40 @@ async fn several_issuers_keep_to_themselves() {
     assert_eq!(bearer(&authenticator, &from(&south, "south"), now).await, Ok("south:ana".to_owned()));
     assert_eq!(bearer(&authenticator, &from(&south, "north"), now).await, refused(Reason::Signature));
     assert_eq!(authenticator.issuer_names().collect::<Vec<_>>(), ["north", "south"]);
+
+    // A group of the same name is another group, and an outage of one is none of the other.
+    let credential = Credential::Bearer(from(&south, "south"));
+    let principal = authenticator.authenticate_at(&credential, None, now).await.unwrap();
+    assert!(principal.is_member("south:analysts") && !principal.is_member("north:analysts"));
+    north_server.answer(Answer::Nothing);
+    let later = now.after(20 * MINUTE);
+    let patch = json!({"iss": "https://south.example.org", "exp": unix_s(later.wall) + 60});
+    assert_eq!(bearer(&authenticator, &south.sign("k", &json!({}), &claims(now, patch)), later).await, Ok("south:ana".to_owned()));
+    assert_eq!((north_server.asked(), south_server.asked()), (1, 2));
+}
+
+#[tokio::test]
+async fn one_fetch_is_in_flight_however_many_wait_for_it() {
+    let (signer, now) = (Signer::ec(), Moment::now());
+    let server = KeyServer::start(&[signer.jwk("k1")]).await;
+    let authenticator = Arc::new(with_url(&server));
+    let release = server.hold();
+    let token = signer.sign("k1", &json!({}), &claims(now, json!({})));
+    let calls: Vec<_> = (0..50)
+        .map(|n| {
+            let (authenticator, token) = (Arc::clone(&authenticator), token.clone());
+            // Past every interval: what keeps the second fetch away is the first.
+            tokio::spawn(async move { bearer(&authenticator, &token, now.after(n * Duration::from_secs(5))).await })
+        })
+        .collect();
+    while server.asked() == 0 {
+        tokio::task::yield_now().await;
+    }
+    release.send(()).unwrap();
+    for call in calls {
+        assert_eq!(call.await.unwrap(), ana());
+    }
+    assert_eq!(server.asked(), 1);
 }
 
 #[test]

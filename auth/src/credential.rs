@@ -7,6 +7,7 @@ use base64::alphabet::STANDARD;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 
+use crate::certificate::ClientCertificate;
 use crate::error::{AuthError, Reason};
 
 /// A token with many groups is about 8 KiB; hyper's default for all headers together is 16 KiB.
@@ -23,11 +24,21 @@ const BASE64: GeneralPurpose =
 /// What a client showed, not yet checked.
 #[derive(Clone)]
 pub enum Credential {
-    Basic { user: String, password: String },
+    Basic {
+        user: String,
+        password: String,
+    },
     Bearer(String),
+    /// Of a call that shows nothing else. TLS has verified it.
+    Certificate(ClientCertificate),
 }
 
 impl Credential {
+    /// Reads the certificate (DER) that a client has shown to TLS.
+    pub fn from_certificate(der: &[u8]) -> Result<Self, AuthError> {
+        Ok(Self::Certificate(ClientCertificate::read(der).ok_or(Reason::Malformed("certificate"))?))
+    }
+
     /// Reads the value of an `Authorization` header.
     pub fn from_header(value: &str) -> Result<Self, AuthError> {
         let value = value.trim();
@@ -87,6 +98,7 @@ impl fmt::Debug for Credential {
         match self {
             Self::Basic { user, .. } => write!(f, "Basic({user:?}, ***)"),
             Self::Bearer(_) => f.write_str("Bearer(***)"),
+            Self::Certificate(certificate) => write!(f, "Certificate({:?})", certificate.subject.as_str()),
         }
     }
 }
@@ -102,6 +114,7 @@ mod tests {
         match Credential::from_header(value) {
             Ok(Credential::Basic { user, password }) => Ok((user, password)),
             Ok(Credential::Bearer(token)) => Ok(("bearer".to_owned(), token)),
+            Ok(Credential::Certificate(_)) => panic!("a header holds no certificate"),
             Err(error) => Err(error.reason()),
         }
     }

@@ -78,6 +78,14 @@ pub enum Reason {
     Critical,
     #[error("the token was issued before the user's password or state changed")]
     Revoked,
+    #[error("no token has this id")]
+    UnknownToken,
+    #[error("the token's secret is wrong")]
+    WrongToken,
+    #[error("the token was made for another user")]
+    TokenOfAnother,
+    #[error("no user has this certificate's subject")]
+    UnknownCertificate,
     #[error("this credential cannot be exchanged for a token")]
     NotExchangeable,
     #[error("internal: {0}")]

@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::ids::{CatalogId, GrantId, PolicyId, RoleId, SchemaId};
+use crate::emergency::{EmergencyAccess, EmergencyEnd, EmergencyEndCause, micros};
+use crate::ids::{CatalogId, EmergencyId, GrantId, PolicyId, RoleId, SchemaId};
 use crate::principal::{CredentialKind, Grantee, GroupName, Principal, PrincipalName};
 use crate::privilege::{PrivilegeGrant, SystemPrivilege};
 
@@ -14,7 +15,9 @@ struct Store {
     members: Vec<(Grantee, RoleId)>,
     grants: BTreeMap<ObjectId, Vec<PrivilegeGrant>>,
     policies: BTreeMap<ObjectId, Vec<Arc<RowPolicy>>>,
+    masks: Vec<Arc<MaskingPolicy>>,
     row_security: bool,
+    emergencies: Vec<Arc<EmergencyAccess>>,
 }
 
 impl AccessReader for Store {
@@ -43,6 +46,18 @@ impl AccessReader for Store {
         }
     }
 
+    fn roles_within(&self, role: RoleId) -> BTreeSet<RoleId> {
+        let mut within = BTreeSet::from([role]);
+        loop {
+            let more = self.members.iter().filter(|(member, _)| matches!(member, Grantee::Role(inner) if within.contains(inner)));
+            let more: Vec<RoleId> = more.map(|(_, role)| *role).filter(|role| !within.contains(role)).collect();
+            if more.is_empty() {
+                return within;
+            }
+            within.extend(more);
+        }
+    }
+
     fn role_name(&self, role: RoleId) -> Option<String> {
         Some(role.to_string())
     }
@@ -62,12 +77,28 @@ impl AccessReader for Store {
     fn policies_on(&self, object: ObjectId) -> &[Arc<RowPolicy>] {
         self.policies.get(&object).map_or(&[], Vec::as_slice)
     }
+
+    fn masks_on(&self, table: TableId) -> &[Arc<MaskingPolicy>] {
+        if Some(table) == self.path.table { &self.masks } else { &[] }
+    }
+
+    fn emergency_access(&self, id: EmergencyId) -> Option<&Arc<EmergencyAccess>> {
+        self.emergencies.iter().find(|access| access.id == id)
+    }
 }
 
 impl Store {
     fn new() -> Self {
         let path = ObjectPath::table(CatalogId::generate(), SchemaId::generate(), TableId::generate());
-        Self { path, members: Vec::new(), grants: BTreeMap::new(), policies: BTreeMap::new(), row_security: false }
+        Self {
+            path,
+            members: Vec::new(),
+            grants: BTreeMap::new(),
+            policies: BTreeMap::new(),
+            masks: Vec::new(),
+            row_security: false,
+            emergencies: Vec::new(),
+        }
     }
 
     fn table(&self) -> ObjectId {
@@ -134,6 +165,7 @@ impl Store {
             using: using.map(str::to_owned),
             with_check: None,
             columns: Vec::new(),
+            subqueries: None,
             creator: PrincipalName::local("admin"),
             version: 1,
             comment: None,
@@ -227,6 +259,7 @@ fn deny_wins_wherever_it_stands() {
         let ana = store.is("ana", &[]);
         assert_eq!(store.reads(&ana), Err(Denied::Missing(Privilege::Select)));
         assert_eq!(authorize(&store, &ana, store.path, Privilege::Insert), Ok(()));
+        assert!(authorize(&store, &ana, store.path, Privilege::All).is_err(), "ALL is not held without one of its parts");
         store.deny(Privilege::All, places[denied_on], &user("ana"));
         assert_eq!(store.reads(&ana), HIDDEN);
         assert!(!is_visible(&store, &ana, store.path));
@@ -254,10 +287,17 @@ fn columns_are_granted_one_by_one() {
 }
 
 #[test]
-fn a_denied_column_closes_a_whole_grant() {
+fn a_denied_column_leaves_the_others() {
     let mut store = Store::new();
     store.grant(Privilege::Select, store.table(), &user("ana"));
     store.say(true, Privilege::Select, store.table(), &user("ana"), Some(&["age"]));
+    let but_age = GrantedColumns::Except(BTreeSet::from(["age".to_owned()]));
+    assert_eq!(store.reads(&store.is("ana", &[])), Ok(but_age.clone()));
+    assert!(!but_age.contains("age") && but_age.contains("sex"));
+    // A grant on the column does not bring it back, and a denial of the whole takes all.
+    store.say(false, Privilege::Select, store.table(), &user("ana"), Some(&["age"]));
+    assert_eq!(store.reads(&store.is("ana", &[])), Ok(but_age));
+    store.deny(Privilege::Select, store.schema(), &user("ana"));
     assert_eq!(store.reads(&store.is("ana", &[])), HIDDEN);
 }
 
@@ -398,4 +438,291 @@ fn rights_and_reader_differ_inside_a_view() {
         RowSecurity::On { permissive, .. } => assert_eq!(names(permissive), ["for ana"]),
         RowSecurity::Off => panic!("row security is off"),
     }
+}
+
+impl Store {
+    fn mask(&mut self, name: &str, columns: &[(&str, Option<i32>)], priority: i64, to: &[Grantee], except: &[Grantee]) {
+        let columns = columns.iter().map(|(name, field_id)| BoundColumn {
+            name: (*name).to_owned(),
+            field_id: *field_id,
+            data_type: "Utf8".to_owned(),
+        });
+        self.masks.push(Arc::new(MaskingPolicy {
+            id: PolicyId::generate(),
+            name: name.to_owned(),
+            table: self.path.table.unwrap(),
+            columns: columns.collect(),
+            to: to.to_vec(),
+            except: except.to_vec(),
+            masking: crate::policy::Masking::Action(crate::policy::MaskAction::ReplaceWithNull),
+            reads: Vec::new(),
+            priority,
+            creator: PrincipalName::local("admin"),
+            version: 1,
+            comment: None,
+        }));
+    }
+
+    /// `column: mask` of what binds.
+    fn masked(&self, who: &Authority) -> Vec<String> {
+        let grant = authorize_read(self, who, who, self.path).unwrap();
+        assert_eq!(grant.is_unrestricted(), grant.masks().is_empty());
+        let mut masked: Vec<_> = grant.masks().iter().map(|mask| format!("{}: {}", mask.column.name, mask.policy.name)).collect();
+        masked.sort();
+        masked
+    }
+}
+
+#[test]
+fn of_the_masks_that_bind_the_highest_of_each_column_wins() {
+    let mut store = Store::new();
+    let nurses = RoleId::generate();
+    store.member(&user("ana"), nurses);
+    store.grant(Privilege::Select, store.table(), &Grantee::All);
+    store.mask("low", &[("a", None), ("b", None)], -1, &[Grantee::All], &[]);
+    store.mask("mid", &[("b", None)], 0, &[Grantee::Role(nurses)], &[]);
+    store.mask("high", &[("b", None)], 5, &[user("rui")], &[]);
+    assert_eq!(store.masked(&store.is("ana", &[])), ["a: low", "b: mid"]);
+    assert_eq!(store.masked(&store.is("rui", &[])), ["a: low", "b: high"]);
+    assert_eq!(store.masked(&store.is("eva", &[])), ["a: low", "b: low"]);
+
+    // A column that was renamed between two masks is one column.
+    let mut store = Store::new();
+    store.grant(Privilege::Select, store.table(), &Grantee::All);
+    store.mask("older", &[("a", Some(1))], 0, &[Grantee::All], &[]);
+    store.mask("newer", &[("renamed", Some(1)), ("a", Some(2))], 1, &[Grantee::All], &[]);
+    assert_eq!(store.masked(&store.is("eva", &[])), ["a: newer", "renamed: newer"]);
+}
+
+#[test]
+fn a_mask_binds_by_what_is_held_and_frees_by_what_is_active() {
+    let mut store = Store::new();
+    let (nurses, doctors) = (RoleId::generate(), RoleId::generate());
+    for role in [nurses, doctors] {
+        store.member(&user("ana"), role);
+    }
+    store.member(&user("rui"), doctors);
+    store.grant(Privilege::Select, store.table(), &Grantee::All);
+    store.mask("nurses", &[("a", None)], 0, &[Grantee::Role(nurses)], &[]);
+    store.mask("doctors excepted", &[("b", None)], 0, &[Grantee::All], &[Grantee::Role(doctors)]);
+    assert_eq!(store.masked(&store.is("ana", &[])), ["a: nurses"]);
+    assert!(store.masked(&store.is("rui", &[])).is_empty());
+    assert_eq!(store.masked(&store.is("eva", &[])), ["b: doctors excepted"]);
+    let narrow = store.is("ana", &[]).narrowed_to(&BTreeSet::new());
+    assert_eq!(store.masked(&narrow), ["a: nurses", "b: doctors excepted"]);
+    // In a view of rui's, ana is who reads.
+    let grant = authorize_read(&store, &store.is("rui", &[]), &store.is("ana", &[]), store.path).unwrap();
+    assert_eq!(grant.masks().len(), 1);
+}
+
+/// One table with a policy that shows nothing and a mask; `ana` may read it, and use emergency access.
+fn emergency() -> (Store, EmergencyAccess) {
+    let mut store = Store::new();
+    store.grant(Privilege::Select, store.table(), &user("ana"));
+    store.grant(Privilege::System(SystemPrivilege::EmergencyAccess), ObjectId::System, &user("ana"));
+    store.policy("none", PolicyKind::Restrictive, store.table(), &[Grantee::All], &[]);
+    store.mask("hidden", &[("name", None)], 0, &[Grantee::All], &[]);
+    let access = EmergencyAccess {
+        id: EmergencyId::generate(),
+        holder: PrincipalName::local("ana"),
+        session: "s1".to_owned(),
+        reason: "an outbreak".to_owned(),
+        started_us: 1_000_000,
+        expires_us: 61_000_000,
+        tables: None,
+        end: None,
+    };
+    store.emergencies.push(Arc::new(access.clone()));
+    (store, access)
+}
+
+fn at_s(seconds: u64) -> std::time::SystemTime {
+    std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds)
+}
+
+/// Whether `who` reads past the policy and the mask.
+fn is_lifted(store: &Store, who: &Authority) -> bool {
+    let grant = authorize_read(store, who, who, store.path).unwrap();
+    let free = matches!(grant.rows(), RowSecurity::Off) && grant.masks().is_empty();
+    assert_eq!(grant.lifted().is_some(), free);
+    if let Some(lifted) = grant.lifted() {
+        assert_eq!(Some(lifted.access), who.emergency().map(|access| access.id));
+        assert!(matches!(&lifted.rows, RowSecurity::On { restrictive, .. } if restrictive.len() == 1) && lifted.masks.len() == 1);
+    }
+    free
+}
+
+#[test]
+fn emergency_access_lifts_in_its_session_until_it_ends() {
+    let (mut store, access) = emergency();
+    let ana = |store: &Store, session: &str, seconds| store.is("ana", &[]).under_emergency(store, access.id, session, at_s(seconds));
+    assert!(!is_lifted(&store, &store.is("ana", &[])), "without saying so");
+    assert!(is_lifted(&store, &ana(&store, "s1", 60)));
+    assert!(!is_lifted(&store, &ana(&store, "s1", 61)), "expired");
+    assert!(!is_lifted(&store, &ana(&store, "s2", 2)), "another session");
+    let unknown = store.is("ana", &[]).under_emergency(&store, EmergencyId::generate(), "s1", at_s(2));
+    assert!(!is_lifted(&store, &unknown));
+    let end = EmergencyEnd { at_us: micros(at_s(2)), cause: EmergencyEndCause::Expired };
+    store.emergencies = vec![Arc::new(EmergencyAccess { end: Some(end), ..access.clone() })];
+    assert!(!is_lifted(&store, &ana(&store, "s1", 2)), "ended");
+}
+
+#[test]
+fn emergency_access_is_its_holders_with_the_privilege_and_of_no_stored_name() {
+    let (mut store, access) = emergency();
+    for other in [user("rui"), Grantee::User(PrincipalName::new("hospital", "ana"))] {
+        store.grant(Privilege::Select, store.table(), &other);
+        store.grant(Privilege::System(SystemPrivilege::EmergencyAccess), ObjectId::System, &other);
+    }
+    let under = |store: &Store, who: Authority| who.under_emergency(store, access.id, "s1", at_s(2));
+    assert!(is_lifted(&store, &under(&store, store.is("ana", &[]))));
+    assert!(!is_lifted(&store, &under(&store, store.is("rui", &[]))));
+    assert!(!is_lifted(&store, &under(&store, store.is("ana", &["g"]))), "the same subject of another issuer");
+    assert!(!is_lifted(&store, &under(&store, Authority::stored(&store, &PrincipalName::local("ana")))), "the owner of a view");
+    store.deny(Privilege::System(SystemPrivilege::EmergencyAccess), ObjectId::System, &user("ana"));
+    assert!(!is_lifted(&store, &under(&store, store.is("ana", &[]))));
+    store.grants.remove(&ObjectId::System);
+    assert!(!is_lifted(&store, &under(&store, store.is("ana", &[]))));
+}
+
+#[test]
+fn emergency_access_needs_the_privilege_of_an_active_role() {
+    let (mut store, access) = emergency();
+    let role = RoleId::generate();
+    store.member(&user("ana"), role);
+    store.grants.remove(&ObjectId::System);
+    store.grant(Privilege::System(SystemPrivilege::EmergencyAccess), ObjectId::System, &Grantee::Role(role));
+    let narrowed = |roles: &[RoleId]| {
+        let ana = store.is("ana", &[]).narrowed_to(&roles.iter().copied().collect());
+        ana.under_emergency(&store, access.id, "s1", at_s(2))
+    };
+    assert!(is_lifted(&store, &narrowed(&[role])));
+    assert!(!is_lifted(&store, &narrowed(&[])));
+}
+
+#[test]
+fn emergency_access_gives_no_privilege_and_covers_what_it_names() {
+    let (mut store, access) = emergency();
+    let ana = |store: &Store| store.is("ana", &[]).under_emergency(store, access.id, "s1", at_s(2));
+    store.say(true, Privilege::Select, store.table(), &user("ana"), Some(&["age"]));
+    assert_eq!(store.reads(&ana(&store)), Ok(GrantedColumns::Except(BTreeSet::from(["age".to_owned()]))));
+    store.deny(Privilege::Select, store.schema(), &user("ana"));
+    assert_eq!(store.reads(&ana(&store)), HIDDEN);
+    store.grants.remove(&store.schema());
+    store.grants.remove(&store.table());
+    assert_eq!(store.reads(&ana(&store)), HIDDEN);
+    store.grant(Privilege::Select, store.table(), &user("ana"));
+    for (tables, lifted) in [(vec![store.path.table.unwrap()], true), (vec![TableId::generate()], false), (Vec::new(), false)] {
+        store.emergencies = vec![Arc::new(EmergencyAccess { tables: Some(tables), ..access.clone() })];
+        assert_eq!(is_lifted(&store, &ana(&store)), lifted);
+    }
+    // Nothing binds: nothing is lifted.
+    store.emergencies = vec![Arc::new(access.clone())];
+    store.row_security = false;
+    store.masks.clear();
+    let grant = authorize_read(&store, &ana(&store), &ana(&store), store.path).unwrap();
+    assert!(grant.lifted().is_none() && grant.is_unrestricted());
+}
+
+#[test]
+fn adding_rows_is_a_privilege_of_its_own() {
+    let mut store = Store::new();
+    let adds = |store: &Store, name: &str| authorize_insert(store, &store.is(name, &[]), store.path).map(|grant| grant.table());
+    let table = store.path.table.unwrap();
+    assert_eq!(adds(&store, "ana"), Err(Denied::NotVisible));
+    store.grant(Privilege::Select, store.table(), &user("ana"));
+    store.grant(Privilege::Insert, store.schema(), &user("rui"));
+    store.grant(Privilege::All, store.catalog(), &user("eva"));
+    assert_eq!(adds(&store, "ana"), Err(Denied::Missing(Privilege::Insert)));
+    assert_eq!(adds(&store, "rui"), Ok(table));
+    assert_eq!(adds(&store, "eva"), Ok(table));
+    assert_eq!(store.reads(&store.is("rui", &[])), Err(Denied::Missing(Privilege::Select)));
+    store.deny(Privilege::Insert, store.table(), &user("eva"));
+    assert_eq!(adds(&store, "eva"), Err(Denied::Missing(Privilege::Insert)));
+    assert_eq!(
+        authorize_insert(&store, &store.is("rui", &[]), ObjectPath::catalog(store.path.catalog)).map(|_| ()),
+        Err(Denied::NotVisible)
+    );
+}
+
+#[test]
+fn new_rows_are_checked_by_the_policies_for_insert_and_all() {
+    let mut store = Store::new();
+    let everyone = [Grantee::All];
+    store.grant(Privilege::Insert, store.table(), &Grantee::All);
+    let checks = |store: &Store, name: &str| match authorize_insert(store, &store.is(name, &[]), store.path).unwrap().checks() {
+        RowSecurity::Off => None,
+        RowSecurity::On { permissive, restrictive } => Some((names(permissive), names(restrictive))),
+    };
+    assert_eq!(checks(&store, "ana"), None);
+    let table = store.table();
+    for (name, command) in [
+        ("all", PolicyCommand::All),
+        ("select", PolicyCommand::Select),
+        ("insert", PolicyCommand::Insert),
+        ("update", PolicyCommand::Update),
+        ("delete", PolicyCommand::Delete),
+    ] {
+        store.add_policy(name, PolicyKind::Permissive, command, Some("true"), table, &everyone, &[user("rui")]);
+        store.add_policy(&format!("no {name}"), PolicyKind::Restrictive, command, Some("true"), store.catalog(), &everyone, &[]);
+    }
+    let texts = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(checks(&store, "ana"), Some((texts(&["all", "insert"]), texts(&["no all", "no insert"]))));
+    assert_eq!(checks(&store, "rui"), Some((texts(&[]), texts(&["no all", "no insert"]))));
+
+    let before = authorize_insert(&store, &store.is("ana", &[]), store.path).unwrap();
+    assert!(before.has_same_checks(&before.clone()));
+    store.add_policy("more", PolicyKind::Restrictive, PolicyCommand::Insert, Some("true"), table, &everyone, &[]);
+    assert!(!before.has_same_checks(&authorize_insert(&store, &store.is("ana", &[]), store.path).unwrap()));
+}
+
+/// What is told of policies is what binds, with the reason for the rest.
+#[test]
+fn effective_policies_are_those_that_bind() {
+    use crate::effective::{GrantEffect, MaskEffect, effective};
+    let mut store = Store::new();
+    let (nurses, auditors) = (RoleId::generate(), RoleId::generate());
+    store.member(&user("ana"), nurses);
+    store.member(&Grantee::Role(nurses), auditors);
+    store.grant(Privilege::Select, store.schema(), &Grantee::Role(auditors));
+    store.grant(Privilege::Insert, store.table(), &user("ana"));
+    store.grant(Privilege::Insert, store.table(), &user("rui"));
+    store.deny(Privilege::Insert, store.catalog(), &Grantee::Role(nurses));
+    store.policy("shown", PolicyKind::Permissive, store.table(), &[Grantee::Role(nurses)], &[]);
+    store.policy("not hers", PolicyKind::Permissive, store.table(), &[Grantee::All], &[user("ana")]);
+    store.policy("of others", PolicyKind::Permissive, store.table(), &[user("rui")], &[]);
+    store.policy("fence", PolicyKind::Restrictive, store.catalog(), &[Grantee::All], &[Grantee::Role(auditors)]);
+    store.mask("low", &[("a", None), ("b", None)], -1, &[Grantee::All], &[]);
+    store.mask("high", &[("b", None)], 1, &[Grantee::Role(auditors)], &[]);
+    store.mask("lifted", &[("c", None)], 1, &[Grantee::All], &[user("ana")]);
+
+    let ana = store.is("ana", &[]);
+    let told = effective(&store, &ana, &ana, store.path);
+    assert!(told.row_security);
+    let grants: Vec<_> = told.grants.iter().map(|(grant, effect)| (grant.privilege, grant.deny, *effect)).collect();
+    assert_eq!(
+        grants,
+        [
+            (Privilege::Insert, false, GrantEffect::Denied),
+            (Privilege::Select, false, GrantEffect::Applies),
+            (Privilege::Insert, true, GrantEffect::Applies)
+        ]
+    );
+    let policies: Vec<_> = told.policies.iter().map(|(policy, stance)| (policy.name.as_str(), *stance)).collect();
+    assert_eq!(policies, [("shown", Stance::Binds), ("not hers", Stance::Exempted), ("fence", Stance::Exempted)]);
+    let columns = |columns: &[BoundColumn]| columns.iter().map(|column| column.name.clone()).collect::<Vec<_>>().join(",");
+    let masks: Vec<_> = told.masks.iter().map(|(mask, effect)| (mask.name.as_str(), effect)).collect();
+    assert!(matches!(masks[0], ("low", MaskEffect::Binds { masked, outranked }) if columns(masked) == "a" && columns(outranked) == "b"));
+    assert!(matches!(masks[1], ("high", MaskEffect::Binds { masked, outranked }) if columns(masked) == "b" && outranked.is_empty()));
+    assert!(matches!(masks[2], ("lifted", MaskEffect::Exempted)));
+
+    let narrow = ana.narrowed_to(&BTreeSet::new());
+    let told = effective(&store, &narrow, &narrow, store.path);
+    assert_eq!(told.grants[1].1, GrantEffect::Inactive);
+    let stances: Vec<_> = told.policies.iter().map(|(policy, stance)| (policy.name.as_str(), *stance)).collect();
+    assert_eq!(stances, [("shown", Stance::Inactive), ("not hers", Stance::Exempted), ("fence", Stance::Binds)]);
+
+    let nurse = Authority::of_role(&store, nurses);
+    assert_eq!(*nurse.held_roles(), BTreeSet::from([nurses, auditors]));
+    assert_eq!(store.bound(&nurse), (vec!["shown".to_owned(), "not hers".to_owned()], vec![]));
 }

@@ -42,6 +42,11 @@ id!(UserId);
 id!(RoleId);
 id!(GrantId);
 id!(PolicyId);
+id!(EmergencyId);
+id!(
+    /// A token of a service account: it is part of the token, and tells in the audit which one was used.
+    TokenId
+);
 
 /// What a privilege or a policy is attached to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

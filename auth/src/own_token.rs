@@ -72,7 +72,8 @@ impl TokenKey {
         mac(&self.0, &[purpose.as_bytes()])
     }
 
-    fn load(path: &Path) -> Result<Self, TokenKeyError> {
+    /// The key in this file, which must be there.
+    pub fn load(path: &Path) -> Result<Self, TokenKeyError> {
         let failed = |source| TokenKeyError::Io { path: path.to_owned(), source };
         let file = File::open(path).map_err(failed)?;
         #[cfg(unix)]
@@ -103,15 +104,19 @@ pub(crate) fn random_bytes() -> Option<[u8; KEY_BYTES]> {
 
 /// HMAC-SHA256 over the parts, each with its length before it.
 pub(crate) fn mac(key: &[u8; KEY_BYTES], parts: &[&[u8]]) -> [u8; 32] {
-    // HMAC fills a key up to the hash's block with zeros; done here, it cannot fail on the length.
-    let mut block = [0; 64];
-    block[..KEY_BYTES].copy_from_slice(key);
-    let mut mac = <Hmac<Sha256> as hmac::digest::KeyInit>::new(&block.into());
+    let mut mac = <Hmac<Sha256> as hmac::digest::KeyInit>::new(&key_block(key).into());
     for part in parts {
         mac.update(&(part.len() as u64).to_be_bytes());
         mac.update(part);
     }
     mac.finalize().into_bytes().into()
+}
+
+/// HMAC fills a key up to the hash's block with zeros; done here, it cannot fail on the length.
+pub(crate) fn key_block(key: &[u8; KEY_BYTES]) -> [u8; 64] {
+    let mut block = [0; 64];
+    block[..KEY_BYTES].copy_from_slice(key);
+    block
 }
 
 /// The file appears under its name whole or not at all, and is on disk when this returns.

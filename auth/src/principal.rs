@@ -72,6 +72,18 @@ pub enum CredentialKind {
     OwnToken,
     /// A token of a configured issuer.
     ForeignToken,
+    /// A token that was made for a service account by CREATE TOKEN.
+    ServiceToken,
+    /// A certificate that TLS has verified, on this very connection.
+    Certificate,
+}
+
+impl CredentialKind {
+    /// Whether it is the user, or a token that stands for the user's password. The others stand for one use of the user, and
+    /// end by themselves: whoever has one must not make of it what lasts longer.
+    pub fn is_users_own(self) -> bool {
+        matches!(self, Self::Password | Self::OwnToken)
+    }
 }
 
 /// A verified identity. Made by the authenticator only from a credential that it has checked.
@@ -82,17 +94,25 @@ pub struct Principal {
     /// The verified claims of the token; for a local user `{"sub": name}`.
     pub claims: Map<String, Value>,
     pub credential: CredentialKind,
-    /// The token's `jti` where it has one.
+    /// The token's `jti` where it has one; of a service account's token its id.
     pub token_id: Option<String>,
     /// After this moment the credential is refused.
     pub expires_at: Option<SystemTime>,
 }
 
 impl Principal {
-    /// A local user who has shown the password, or a token issued for it.
+    /// A local user who has shown the password, a token or a certificate.
     pub fn local_user(name: &str, credential: CredentialKind, token_id: Option<String>, expires_at: Option<SystemTime>) -> Self {
         let claims = Map::from_iter([("sub".to_owned(), Value::String(name.to_owned()))]);
         Self { name: PrincipalName::local(name), groups: BTreeSet::new(), claims, credential, token_id, expires_at }
+    }
+
+    /// Somebody who is not here, as a token of theirs would describe them; `sub` is the subject whatever the claims say. The
+    /// credential stays that of the one who asks. It opens nothing by itself: only a session that may act for others
+    /// makes use of it.
+    pub fn as_another(&self, name: PrincipalName, groups: BTreeSet<GroupName>, mut claims: Map<String, Value>) -> Self {
+        claims.insert("sub".to_owned(), Value::String(name.subject.clone()));
+        Self { name, groups, claims, ..self.clone() }
     }
 
     /// A claim as text, or `None` where it is absent, null or not a scalar.
@@ -114,9 +134,10 @@ impl Principal {
         }
     }
 
-    /// Whether the token names this group, bare (`analysts`) or with its issuer (`hospital:analysts`).
+    /// Whether the token names this group, bare (`analysts`) or with its issuer (`hospital:analysts`). A group that has a
+    /// colon in its own name is known only with its issuer: it must not pass for the group of another one.
     pub fn is_member(&self, group: &str) -> bool {
-        self.groups.iter().any(|held| held.group == group || held.to_string() == group)
+        self.groups.iter().any(|held| held.to_string() == group || (held.group == group && !group.contains(':')))
     }
 }
 

@@ -54,11 +54,12 @@ impl Privilege {
     pub const ON_OBJECTS: [Self; 7] =
         [Self::Select, Self::Insert, Self::Update, Self::Delete, Self::Create, Self::Manage, Self::ManagePolicies];
 
+    /// What ALL is made of.
+    pub const PARTS_OF_ALL: [Self; 6] = [Self::Select, Self::Insert, Self::Update, Self::Delete, Self::Create, Self::Manage];
+
     /// Whether holding `self` is enough where `wanted` is asked for.
     pub fn covers(self, wanted: Self) -> bool {
-        self == wanted
-            || (self == Self::All
-                && matches!(wanted, Self::Select | Self::Insert | Self::Update | Self::Delete | Self::Create | Self::Manage))
+        self == wanted || (self == Self::All && Self::PARTS_OF_ALL.contains(&wanted))
     }
 }
 

@@ -16,8 +16,11 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 
-use crate::authenticator::{StoredUser, UserDirectory};
+use crate::authenticator::{StoredToken, StoredUser, UserDirectory};
+use crate::certificate::CertificateSubject;
+use crate::ids::TokenId;
 
 pub(crate) const AUDIENCE: &str = "lazaret-test";
 pub(crate) const ISSUER: &str = "https://id.example.org/realms/health";
@@ -98,6 +101,7 @@ pub(crate) struct KeyServer {
     pub url: String,
     asked: Arc<AtomicUsize>,
     answer: Arc<Mutex<Answer>>,
+    held: Arc<Mutex<Option<oneshot::Receiver<()>>>>,
 }
 
 #[derive(Clone)]
@@ -115,7 +119,8 @@ impl KeyServer {
         let url = format!("http://127.0.0.1:{}/certs", listener.local_addr().unwrap().port());
         let asked = Arc::new(AtomicUsize::new(0));
         let answer = Arc::new(Mutex::new(Answer::Body(json!({ "keys": keys }).to_string())));
-        let (count, current) = (Arc::clone(&asked), Arc::clone(&answer));
+        let held: Arc<Mutex<Option<oneshot::Receiver<()>>>> = Arc::default();
+        let (count, current, holding) = (Arc::clone(&asked), Arc::clone(&answer), Arc::clone(&held));
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
                 let mut request = [0; 4096];
@@ -123,6 +128,10 @@ impl KeyServer {
                     continue;
                 }
                 count.fetch_add(1, Ordering::SeqCst);
+                let release = holding.lock().take();
+                if let Some(release) = release {
+                    let _dropped = release.await;
+                }
                 let response = match current.lock().clone() {
                     Answer::Body(body) => format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len()),
                     Answer::Status(status) => format!("HTTP/1.1 {status} No\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"),
@@ -134,7 +143,14 @@ impl KeyServer {
                 let _closed_early = stream.write_all(response.as_bytes()).await;
             }
         });
-        Self { url, asked, answer }
+        Self { url, asked, answer, held }
+    }
+
+    /// The next answer waits until it is released.
+    pub(crate) fn hold(&self) -> oneshot::Sender<()> {
+        let (release, held) = oneshot::channel();
+        *self.held.lock() = Some(held);
+        release
     }
 
     pub(crate) fn publish(&self, keys: &[Value]) {
@@ -152,24 +168,41 @@ impl KeyServer {
 
 /// Local users that a test can change at any time.
 #[derive(Default)]
-pub(crate) struct Users(Mutex<HashMap<String, StoredUser>>);
+pub(crate) struct Users {
+    users: Mutex<HashMap<String, StoredUser>>,
+    pub tokens: Mutex<HashMap<TokenId, StoredToken>>,
+    /// From a certificate's subject to the user.
+    pub subjects: Mutex<HashMap<CertificateSubject, String>>,
+}
 
 impl Users {
     pub(crate) fn set(&self, name: &str, user: StoredUser) {
-        self.0.lock().insert(name.to_owned(), user);
+        self.users.lock().insert(name.to_owned(), user);
     }
 
     pub(crate) fn change(&self, name: &str, change: impl FnOnce(&mut StoredUser)) {
-        change(self.0.lock().get_mut(name).unwrap());
+        change(self.users.lock().get_mut(name).unwrap());
     }
 
     pub(crate) fn remove(&self, name: &str) {
-        self.0.lock().remove(name);
+        self.users.lock().remove(name);
     }
 }
 
 impl UserDirectory for Users {
     fn user(&self, name: &str) -> Option<StoredUser> {
-        self.0.lock().get(name).cloned()
+        self.users.lock().get(name).cloned()
+    }
+
+    fn token(&self, id: TokenId) -> Option<StoredToken> {
+        let token = self.tokens.lock().get(&id).cloned()?;
+        let enabled = self.user(&token.user)?.enabled;
+        Some(StoredToken { enabled, ..token })
+    }
+
+    fn certificate_user(&self, subject: &CertificateSubject) -> Option<(String, bool)> {
+        let name = self.subjects.lock().get(subject).cloned()?;
+        let enabled = self.user(&name)?.enabled;
+        Some((name, enabled))
     }
 }

@@ -16,7 +16,7 @@ use parquet::file::metadata::ParquetMetaData;
 use roaring::RoaringTreemap;
 
 use crate::lake::delta::DeltaTable;
-use crate::lake::iceberg::{CachedVersion, DeleteFileKey, KeySet, KeySetKey, Manifest, ManifestKey, PositionDeletes};
+use crate::lake::iceberg::{DeleteFileKey, IcebergTable, KeySet, KeySetKey, Manifest, ManifestKey, PositionDeletes};
 use crate::lake::plain::PlainTable;
 use crate::lake::table::TableKey;
 use crate::lake::{DeleteFile, LakeError};
@@ -25,17 +25,14 @@ use crate::lake::{DeleteFile, LakeError};
 /// a dashboard notices and takes the listing out of the way of a burst of queries.
 pub const DEFAULT_STALENESS: Duration = Duration::from_secs(1);
 
-/// Of the bytes for snapshots, the part that deletion vectors may take.
-const DELETES_SHARE: u64 = 4;
+/// `snapshot_bytes` is divided in sixteenths: these for Iceberg's snapshots, and for its manifests, which serve the next
+/// version of a table.
+const ICEBERG_SHARE: u64 = 4;
+const MANIFESTS_SHARE: u64 = 2;
 
-/// And the part for listings of plain files.
-const LISTINGS_SHARE: u64 = 8;
-
-/// Of the bytes for snapshots, the part that Iceberg's manifests may take: they serve the next version of a table.
-const MANIFESTS_SHARE: u64 = 4;
-
-/// Of the bytes for snapshots, the part that delete files of either kind may take: one serves many data files.
-const DELETE_FILES_SHARE: u64 = 8;
+/// And this for each of four that stay small: listings of plain files, and three kinds of deleted rows. Delta's snapshots
+/// have what is left, six.
+const SMALL_SHARE: u64 = 1;
 
 /// Sizes, in bytes.
 #[derive(Clone, Debug)]
@@ -74,7 +71,7 @@ pub struct Caches {
     /// Folders of plain files as last listed.
     pub(crate) listings: Cached<TableKey, Arc<Held<PlainTable>>>,
     /// Iceberg tables at their current version, with their file index.
-    pub(crate) iceberg_snapshots: Cached<TableKey, Arc<CachedVersion>>,
+    pub(crate) iceberg_snapshots: Cached<TableKey, Arc<Held<IcebergTable>>>,
     /// Iceberg's manifests, decoded.
     pub(crate) manifests: Cached<ManifestKey, Arc<Manifest>>,
     /// Iceberg's position delete files, decoded.
@@ -87,13 +84,13 @@ pub struct Caches {
     pub(crate) ranges: Cached<RangeKey, Bytes>,
 }
 
-/// Data files never change under their name, so store, path and size are the content's identity; a footer further
-/// depends on the schema that it was renamed to.
+/// Store, path, size and version are the content's identity; a footer further depends on the schema that it was renamed to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct FooterKey {
     pub store: Arc<str>,
     pub path: Path,
     pub size_bytes: u64,
+    pub version: u64,
     pub naming: u64,
 }
 
@@ -102,7 +99,6 @@ pub(crate) struct RangeKey {
     pub store: Arc<str>,
     pub path: Path,
     pub size_bytes: u64,
-    /// Other than 0 for plain files, which may be replaced under their name.
     pub version: u64,
     pub start: u64,
     pub end: u64,
@@ -110,25 +106,20 @@ pub(crate) struct RangeKey {
 
 impl Caches {
     pub fn new(limits: CacheLimits) -> Self {
+        let share = |sixteenths| limits.snapshot_bytes / 16 * sixteenths;
+        let (iceberg, manifests, small) = (share(ICEBERG_SHARE), share(MANIFESTS_SHARE), share(SMALL_SHARE));
+        let delta = limits.snapshot_bytes - iceberg - manifests - 4 * small;
         Self {
             footers: Cached::new("footers", limits.footer_bytes, |key: &FooterKey, footer: &Arc<ParquetMetaData>| {
                 footer.memory_size() + key.path.as_ref().len()
             }),
-            snapshots: Cached::new("snapshots", limits.snapshot_bytes, |_, held: &Arc<Held<DeltaTable>>| held.value.memory_bytes()),
-            listings: Cached::new("listings", limits.snapshot_bytes / LISTINGS_SHARE, |_, held: &Arc<Held<PlainTable>>| {
-                held.value.memory_bytes()
-            }),
-            iceberg_snapshots: Cached::new("iceberg_snapshots", limits.snapshot_bytes, |_, version: &Arc<CachedVersion>| version.weight()),
-            manifests: Cached::new("manifests", limits.snapshot_bytes / MANIFESTS_SHARE, |_, manifest: &Arc<Manifest>| manifest.weight()),
-            position_deletes: Cached::new(
-                "position_deletes",
-                limits.snapshot_bytes / DELETE_FILES_SHARE,
-                |_, deletes: &Arc<PositionDeletes>| deletes.weight(),
-            ),
-            equality_keys: Cached::new("equality_deletes", limits.snapshot_bytes / DELETE_FILES_SHARE, |_, keys: &Arc<KeySet>| {
-                keys.weight()
-            }),
-            deletes: Cached::new("deletes", limits.snapshot_bytes / DELETES_SHARE, |_, rows: &Arc<RoaringTreemap>| rows.serialized_size()),
+            snapshots: Cached::new("snapshots", delta, |_, held: &Arc<Held<DeltaTable>>| held.value.memory_bytes()),
+            listings: Cached::new("listings", small, |_, held: &Arc<Held<PlainTable>>| held.value.memory_bytes()),
+            iceberg_snapshots: Cached::new("iceberg_snapshots", iceberg, |_, held: &Arc<Held<IcebergTable>>| held.value.memory_bytes()),
+            manifests: Cached::new("manifests", manifests, |_, manifest: &Arc<Manifest>| manifest.weight()),
+            position_deletes: Cached::new("position_deletes", small, |_, deletes: &Arc<PositionDeletes>| deletes.weight()),
+            equality_keys: Cached::new("equality_deletes", small, |_, keys: &Arc<KeySet>| keys.weight()),
+            deletes: Cached::new("deletes", small, |_, rows: &Arc<RoaringTreemap>| rows.serialized_size()),
             ranges: Cached::new("data", limits.data_bytes, |key: &RangeKey, bytes: &Bytes| bytes.len() + key.path.as_ref().len()),
             limits,
         }
@@ -227,8 +218,9 @@ where
 pub(crate) struct Held<T> {
     pub value: T,
     checked: Mutex<Instant>,
-    /// Held by the one caller that asks the store, while the others wait.
-    asking: tokio::sync::Mutex<()>,
+    /// Held by the one caller that asks the store, while the others wait. It goes on to what is seen next, so that what
+    /// was seen earlier never takes the place of what was seen later.
+    asking: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// What asking the store again found.
@@ -239,7 +231,7 @@ pub(crate) enum Seen<T> {
 
 impl<T> Held<T> {
     fn new(value: T, asked: Instant) -> Arc<Self> {
-        Arc::new(Self { value, checked: Mutex::new(asked), asking: tokio::sync::Mutex::default() })
+        Arc::new(Self { value, checked: Mutex::new(asked), asking: Arc::default() })
     }
 
     fn is_fresh(&self, staleness: Duration) -> bool {
@@ -286,10 +278,24 @@ where
                 Ok(held)
             }
             Seen::New(value) => {
-                let new = Held::new(value, asked);
+                let new = Arc::new(Held { value, checked: Mutex::new(asked), asking: Arc::clone(&held.asking) });
                 self.cache.insert(key, Arc::clone(&new)).await;
                 Ok(new)
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_caches_hold_no_more_than_is_configured() {
+        for snapshot_bytes in [0, 7, 100, (512 << 20) + 3] {
+            let limits = CacheLimits { footer_bytes: 11, snapshot_bytes, data_bytes: 13, ..CacheLimits::default() };
+            let stats = Caches::new(limits).stats();
+            assert_eq!(stats.iter().map(|cache| cache.limit_bytes).sum::<u64>(), 11 + snapshot_bytes + 13);
         }
     }
 }

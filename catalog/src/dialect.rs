@@ -26,6 +26,28 @@ pub struct LazaretDialect;
 /// PostgreSQL's unary minus binds closer than `^`.
 const UNARY_MINUS_PRECEDENCE: u8 = 100;
 
+/// Words that begin the next clause or go on with this one, reserved in PostgreSQL too.
+const NEVER_A_COLUMN: [Keyword; 18] = [
+    Keyword::FROM,
+    Keyword::WHERE,
+    Keyword::GROUP,
+    Keyword::HAVING,
+    Keyword::ORDER,
+    Keyword::LIMIT,
+    Keyword::OFFSET,
+    Keyword::FETCH,
+    Keyword::UNION,
+    Keyword::EXCEPT,
+    Keyword::INTERSECT,
+    Keyword::ON,
+    Keyword::WHEN,
+    Keyword::THEN,
+    Keyword::ELSE,
+    Keyword::AS,
+    Keyword::AND,
+    Keyword::OR,
+];
+
 impl Dialect for LazaretDialect {
     /// sqlparser asks for the type where it has no method: there we are PostgreSQL.
     fn dialect(&self) -> TypeId {
@@ -68,6 +90,10 @@ impl Dialect for LazaretDialect {
                     || (word.quote_style.is_none() && word.value.eq_ignore_ascii_case("current_schema")) =>
             {
                 Some(identity_function(parser))
+            }
+            // `1 + FROM t`: to sqlparser these are names of columns wherever an expression is due.
+            Token::Word(word) if word.quote_style.is_none() && NEVER_A_COLUMN.contains(&word.keyword) => {
+                Some(parser.expected_ref("an expression", parser.peek_token_ref()))
             }
             Token::Minus => {
                 parser.advance_token();
@@ -197,7 +223,7 @@ fn identity_function(parser: &mut Parser) -> Result<Expr, ParserError> {
 }
 
 /// FETCH FIRST n ROWS ONLY is LIMIT n, which the planner knows.
-pub fn normalise_fetch(query: &mut Query) {
+pub fn normalise_fetch<T: VisitMut>(syntax: &mut T) {
     struct Rewrite;
     impl VisitorMut for Rewrite {
         type Break = ();
@@ -215,5 +241,5 @@ pub fn normalise_fetch(query: &mut Query) {
             ControlFlow::Continue(())
         }
     }
-    let _ = query.visit(&mut Rewrite);
+    let _ = syntax.visit(&mut Rewrite);
 }

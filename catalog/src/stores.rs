@@ -78,6 +78,11 @@ impl Stores {
         &self.warehouse
     }
 
+    /// Where files are made that then go to another store: beside the warehouse.
+    pub fn staging(&self) -> PathBuf {
+        self.warehouse.with_file_name("staging")
+    }
+
     /// How many requests went to the stores since the start.
     pub fn requests(&self) -> RequestCounts {
         self.requests.snapshot()
@@ -92,8 +97,15 @@ impl Stores {
             Some(path) if !self.allowed.iter().any(|root| path.starts_with(root)) => {
                 Err(LocationError::NotAllowed { location: text.to_owned() })
             }
+            None if !self.has_keys(&location) => Err(LocationError::NotAllowed { location: text.to_owned() }),
             _ => Ok(location),
         }
+    }
+
+    /// Whether a bucket is configured, or the environment has keys for it.
+    fn has_keys(&self, location: &Location) -> bool {
+        let bucket = location.store().split_once("://").map_or("", |(_, bucket)| bucket);
+        environment_has_keys() || self.config.stores.iter().any(|store| covers(&store.url, bucket, location.path().as_ref()))
     }
 
     /// A location out of the metadata store or out of a table's own metadata: like [`Self::locate`], but it may lie
@@ -102,6 +114,16 @@ impl Stores {
         let location = self.parse(text)?;
         match location.local_path() {
             Some(path) if !self.is_readable(&path) => Err(LocationError::NotAllowed { location: text.to_owned() }),
+            _ => Ok(location),
+        }
+    }
+
+    /// A location that is kept: canonical when it was named, it must be so still. Where a folder has become a symbolic link,
+    /// it would lead to other files than those that were registered.
+    pub fn resolve_kept(&self, text: &str) -> Result<Location, LocationError> {
+        let location = self.resolve(text)?;
+        match location.local_path() {
+            Some(real) if !location::is_written_as(text, &real) => Err(LocationError::NotAllowed { location: text.to_owned() }),
             _ => Ok(location),
         }
     }
@@ -132,13 +154,6 @@ impl Stores {
     /// The folder of a managed table, such as `<data dir>/warehouse/<table id>`.
     pub fn managed(&self, folder: &str) -> Result<Location, LocationError> {
         location::from_local_path(&self.warehouse.join(folder))
-    }
-
-    /// Whether one of the two lies at, above or below the other: such tables would answer for each other's rows.
-    pub fn overlaps(&self, a: &Location, b: &Location) -> bool {
-        // Parts of one bucket may be stores of their own.
-        let place = |location: &Location| location.store().split_once("://").map_or("", |(_, bucket)| bucket).to_owned();
-        place(a) == place(b) && (a.path().prefix_matches(b.path()) || b.path().prefix_matches(a.path()))
     }
 
     /// The store of a location or of a data file, such as `s3://lake` or `file://`.
@@ -210,13 +225,17 @@ fn covers(url: &str, bucket: &str, key: &str) -> bool {
         && (prefix.is_empty() || key == prefix || key.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('/')))
 }
 
+/// Without keys the client would ask the machine's metadata service, which no statement may reach.
+fn environment_has_keys() -> bool {
+    let given = |name| std::env::var(name).is_ok_and(|value| !value.is_empty());
+    given("AWS_ACCESS_KEY_ID") || given("AWS_SKIP_SIGNATURE")
+}
+
 fn s3(bucket: &str, config: Option<&StoreConfig>) -> Result<Arc<dyn ObjectStore>, LocationError> {
     let retry = RetryConfig { max_retries: RETRIES, retry_timeout: RETRY_TIMEOUT, ..RetryConfig::default() };
     let builder = match config {
         None => {
-            // Without keys the client would ask the machine's metadata service, which no statement may reach.
-            let given = |name| std::env::var(name).is_ok_and(|value| !value.is_empty());
-            if !given("AWS_ACCESS_KEY_ID") && !given("AWS_SKIP_SIGNATURE") {
+            if !environment_has_keys() {
                 let reason = "no store is configured for it, and AWS_ACCESS_KEY_ID is not set".to_owned();
                 return Err(LocationError::Invalid { location: format!("s3://{bucket}"), reason });
             }

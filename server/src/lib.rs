@@ -1,7 +1,9 @@
 //! The server: configuration, sessions, SQL and DDL, Flight SQL, admission, audit, telemetry.
 
+pub mod activity;
 pub mod audit;
 pub mod config;
+pub mod emergency;
 pub mod engine;
 pub mod error;
 pub mod flight;

@@ -1,4 +1,4 @@
-//! The binary `lazaret`: the server, the shell, and the configuration in words.
+//! The binary `lazaret`: the server, the shell, the audit log's tools, and the configuration in words.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -7,9 +7,6 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use lazaret_server::config::{self, ConfigError, Loaded, Sources};
 use lazaret_server::telemetry::start_logs;
-
-/// Plans are walked by recursion; the default of 2 MiB is little for deep ones in a build without optimisation.
-const THREAD_STACK_BYTES: usize = 8 << 20;
 
 /// Of a command line or a configuration that cannot stand.
 const EXIT_USAGE: u8 = 2;
@@ -28,8 +25,22 @@ enum Command {
     Serve(ServerArgs),
     /// A shell: run SQL on a server.
     Sql(lazaret_shell::Args),
+    /// What policies show to whom.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// Print the configuration in force and where each value came from.
     Config(ServerArgs),
+    /// Verify or export the audit log, also beside a running server.
+    Audit(lazaret_server::audit::command::Args),
+}
+
+#[derive(Subcommand)]
+enum PolicyCommand {
+    /// Run the cases of a file on a server, which stays as it is.
+    ///
+    /// Each case says who asks, a query, and the rows or the error that this one must see. Whoever runs them needs
+    /// IMPERSONATE. The exit code is 0 where every case passes, 1 where one fails, 2 where they could not be run.
+    Test(lazaret_shell::policy::Args),
 }
 
 #[derive(Args)]
@@ -48,8 +59,10 @@ struct ServerArgs {
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(args) => serve(args),
-        Command::Sql(args) => sql(args),
+        Command::Sql(args) => client(lazaret_shell::run(args)),
+        Command::Policy(PolicyCommand::Test(args)) => client(lazaret_shell::policy::run(args)),
         Command::Config(args) => show(args),
+        Command::Audit(args) => lazaret_server::audit::command::run(args),
     }
 }
 
@@ -72,10 +85,10 @@ fn serve(args: ServerArgs) -> ExitCode {
     }
 }
 
-fn sql(args: lazaret_shell::Args) -> ExitCode {
+fn client(run: impl Future<Output = ExitCode>) -> ExitCode {
     match runtime() {
         Ok(runtime) => {
-            let code = runtime.block_on(lazaret_shell::run(args));
+            let code = runtime.block_on(run);
             // A thread may still wait for the keyboard.
             runtime.shutdown_background();
             code
@@ -107,7 +120,7 @@ fn load(args: ServerArgs) -> Result<Loaded, ConfigError> {
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(THREAD_STACK_BYTES).build()?)
+    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(lazaret_server::sql::WORKER_STACK_BYTES).build()?)
 }
 
 fn complain(error: impl std::fmt::Display, code: u8) -> ExitCode {

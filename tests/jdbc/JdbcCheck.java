@@ -161,7 +161,66 @@ public final class JdbcCheck {
       }
       same(7L, one(c, "SELECT count(*) FROM jdbc.bound"));
     });
+    check("INSERT by executeUpdate runs once, and counts", () -> {
+      update(c, "CREATE TABLE jdbc.added AS SELECT CAST(0 AS BIGINT) AS v, 'x' AS t, DATE '2024-01-01' AS d, CAST(1 AS DECIMAL(10, 2)) AS n");
+      String sql = "INSERT INTO jdbc.added (v, t) VALUES (1, 'a'), (2, NULL)";
+      same(2, update(c, sql));
+      same(1L, audited(c, sql));
+      same(3L, one(c, "SELECT count(*) FROM jdbc.added"));
+    });
+    check("INSERT by execute runs once", () -> {
+      String sql = "INSERT INTO jdbc.added (v) SELECT v + 10 FROM jdbc.added";
+      try (Statement s = c.createStatement()) {
+        same(false, s.execute(sql));
+      }
+      same(1L, audited(c, sql));
+      same(6L, one(c, "SELECT count(*) FROM jdbc.added"));
+    });
+    check("INSERT with parameters", () -> {
+      String sql = "INSERT INTO jdbc.added VALUES (?, ?, ?, ?)";
+      try (PreparedStatement s = c.prepareStatement(sql)) {
+        s.setLong(1, 100);
+        s.setString(2, "Zé 😀");
+        s.setDate(3, Date.valueOf("2024-02-29"));
+        s.setBigDecimal(4, new BigDecimal("12.50"));
+        same(1, s.executeUpdate());
+      }
+      same(1L, audited(c, sql));
+      same("Zé 😀", one(c, "SELECT t FROM jdbc.added WHERE v = 100 AND d = DATE '2024-02-29' AND n = 12.5"));
+    });
+    check("a batch of INSERT is one statement", () -> {
+      String sql = "INSERT INTO jdbc.added (v, t) VALUES (?, ?)";
+      try (PreparedStatement s = c.prepareStatement(sql)) {
+        for (int row = 0; row < 50; row++) {
+          s.setLong(1, 1000 + row);
+          s.setString(2, "row " + row);
+          s.addBatch();
+        }
+        s.executeBatch();
+      }
+      same(1L, audited(c, sql));
+      same(50L, one(c, "SELECT count(DISTINCT t) FROM jdbc.added WHERE v >= 1000"));
+    });
     check("a table of all types", () -> update(c, TYPED));
+    check("a token is made once, and signs in", () -> {
+      update(c, "CREATE USER jdbc_bot");
+      String sql = "CREATE TOKEN t FOR USER jdbc_bot EXPIRES IN 1 DAYS";
+      String made;
+      try (Statement s = c.createStatement(); ResultSet result = s.executeQuery(sql)) {
+        same(true, result.next());
+        made = result.getString("token");
+        same(false, result.next());
+      }
+      same(1L, audited(c, sql));
+      try (Connection bot = connect("user", "jdbc_bot", "password", made)) {
+        same("jdbc_bot", one(bot, "SELECT current_user"));
+      }
+      try (Connection bot = connect("token", made)) {
+        same("jdbc_bot", one(bot, "SELECT current_user"));
+        update(c, "DROP TOKEN t FOR USER jdbc_bot");
+        contains(fails(() -> one(bot, "SELECT 1")), "UNAUTHENTICATED");
+      }
+    });
   }
 
   private static void queries(Connection c) {
@@ -367,6 +426,17 @@ public final class JdbcCheck {
       });
       same(1L, one(c, "SELECT 1"));
     });
+    check("EXECUTE AS with a parameter", () -> {
+      update(c, "CREATE USER IF NOT EXISTS seen");
+      try (PreparedStatement s = c.prepareStatement("EXECUTE AS USER \"local:seen\" SELECT concat(current_user, ?) AS t")) {
+        same(1, s.getParameterMetaData().getParameterCount());
+        same("t", s.getMetaData().getColumnLabel(1));
+        s.setString(1, "!");
+        same("seen!", only(s.executeQuery()));
+      }
+      contains(fails(() -> one(c, "EXECUTE AS USER \"local:seen\" SELECT count(*) FROM jdbc.counted")), "not found");
+      same("admin", one(c, "SELECT current_user"));
+    });
     check("columns of a prepared statement", () -> {
       try (PreparedStatement s = c.prepareStatement("SELECT v AS number, 'x' AS t FROM jdbc.counted WHERE v = ?")) {
         same(2, s.getMetaData().getColumnCount());
@@ -391,7 +461,7 @@ public final class JdbcCheck {
     });
     check("tables", () -> {
       DatabaseMetaData m = c.getMetaData();
-      same("[bound, counted, few, typed]", column(m.getTables("lazaret", "jdbc", "%", null), "TABLE_NAME").toString());
+      same("[added, bound, counted, few, typed]", column(m.getTables("lazaret", "jdbc", "%", null), "TABLE_NAME").toString());
       same("[counted]", column(m.getTables("lazaret", "jdbc", "count_d", null), "TABLE_NAME").toString());
       same("[few]", column(m.getTables("lazaret", "jdbc", null, new String[] {"VIEW"}), "TABLE_NAME").toString());
       same("[]", column(m.getTables("lazaret", "jdbc", "nothing", null), "TABLE_NAME").toString());
@@ -478,7 +548,7 @@ public final class JdbcCheck {
         contains(fails(() -> one(ana, "SELECT * FROM jdbc.counted")), "not found");
       }
     });
-    check("what is not built", () -> contains(fails(() -> update(c, "INSERT INTO jdbc.counted VALUES (1)")), "not supported yet"));
+    check("what is not built", () -> contains(fails(() -> update(c, "DELETE FROM jdbc.counted")), "not supported yet"));
   }
 
   private static void cancelling(Connection c) {

@@ -3,7 +3,7 @@
 # OIDC provider, the JDBC drivers. Everything lands in the user's cache folder, keyed by version; a second run is quick.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-cache=${LAZARET_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/lazaret}
+cache=${BUILD_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/lazaret}
 parts=$cache/parts
 mkdir -p "$parts"
 
@@ -26,6 +26,17 @@ debian_packages() {
     say "please install: ${missing[*]}"
     exit 1
   fi
+}
+
+# The toolchains of the drivers and servers that the tests run: too large to install in passing.
+toolchains() {
+  local missing=()
+  for tool in go node npm java mvn; do
+    have "$tool" || missing+=("$tool")
+  done
+  [ ${#missing[@]} -eq 0 ] && return
+  say "please install: ${missing[*]} (Go, Node.js with npm, a JDK of 17 or newer, Maven)"
+  exit 1
 }
 
 # A stamp holds the hash of what it was made from.
@@ -78,6 +89,7 @@ cargo_tools() {
 }
 
 debian_packages
+toolchains
 for part in "${@:-python_environment s3_server oidc_provider jdbc_drivers cargo_tools}"; do
   for one in $part; do "$one"; done
 done

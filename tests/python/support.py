@@ -20,12 +20,13 @@ import adbc_driver_flightsql
 import adbc_driver_flightsql.dbapi
 import adbc_driver_manager
 import pyarrow as pa
+import pyarrow.flight as flight
 import zstandard
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared"
 NO_SHARED = "skipped: no ../shared"
-PARTS = Path(os.environ.get("LAZARET_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lazaret") / "parts"
+PARTS = Path(os.environ.get("BUILD_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lazaret") / "parts"
 ADMIN_PASSWORD = "correct horse"
 
 # A debug binary on a busy machine of two cores; what takes longer hangs.
@@ -167,6 +168,56 @@ def failure(connection, sql, parameters=None):
     except adbc_driver_manager.Error as error:
         return error
     raise AssertionError(f"{sql} did not fail, and gave {result.num_rows} rows: {result.slice(0, 5).to_pylist()}")
+
+
+def protobuf(field, payload):
+    """One length-delimited field."""
+    length, size = len(payload), b""
+    while length > 127:
+        size += bytes([length & 127 | 128])
+        length >>= 7
+    return bytes([field << 3 | 2]) + size + bytes([length]) + payload
+
+
+class Raw:
+    """Flight without a driver: its steps one by one."""
+
+    def __init__(self, server, user=None, password=None, token=None):
+        self.client = flight.connect(server.url)
+        if token is None:
+            header = self.client.authenticate_basic_token(user, password)
+        else:
+            header = (b"authorization", f"Bearer {token}".encode())
+        self.options = flight.FlightCallOptions(headers=[header], timeout=60)
+
+    def info(self, sql):
+        kind = b"type.googleapis.com/arrow.flight.protocol.sql.CommandStatementQuery"
+        command = protobuf(1, kind) + protobuf(2, protobuf(1, sql.encode()))
+        return self.client.get_flight_info(flight.FlightDescriptor.for_command(command), self.options)
+
+    def ticket(self, sql):
+        return self.info(sql).endpoints[0].ticket
+
+    def fetch(self, ticket):
+        return self.client.do_get(ticket, self.options).read_all()
+
+    def refused(self, ticket):
+        """The words in which a ticket is refused."""
+        try:
+            result = self.fetch(ticket)
+        except (flight.FlightError, pa.ArrowException) as error:
+            return str(error)
+        raise AssertionError(f"the ticket gave {result.to_pylist()}")
+
+
+def update(connection, sql):
+    """The statement as CommandStatementUpdate, without a cursor."""
+    statement = adbc_driver_manager.AdbcStatement(connection.adbc_connection)
+    try:
+        statement.set_sql_query(sql)
+        return statement.execute_update()
+    finally:
+        statement.close()
 
 
 def renamed(result):

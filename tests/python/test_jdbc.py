@@ -12,10 +12,7 @@ SOURCE = support.ROOT / "tests" / "jdbc" / "JdbcCheck.java"
 VERSIONS = (support.ROOT / "tests" / "parts" / "jdbc-versions.txt").read_text().split()
 CHECKS = re.findall(r'check\("([^"]+)"', SOURCE.read_text())
 # What the server does not do yet.
-OPEN = {
-    "digits of a decimal column": "results have no PRECISION and SCALE in their metadata",
-    "a parameter under CAST": "it is declared as text",
-}
+OPEN = {}
 # A JVM on a loaded machine of two cores; the driver can hang for ever after an error.
 COMPILE_S, RUN_S = 100, 200
 TEST_S = COMPILE_S + RUN_S

@@ -217,3 +217,18 @@ def test_tokens_and_grants_survive(tmp_path):
             assert one(rui, "SELECT count(*) FROM t") == 3
         with server.connect() as admin:
             assert table(admin, "SELECT * FROM t").num_rows == 0
+
+
+def test_metadata_that_is_lost_takes_no_table_with_it(tmp_path):
+    """A backup of the metadata may be older than the tables; what it does not know stays."""
+    data = tmp_path / "data"
+    with support.serving(data) as server, server.connect() as admin:
+        run(admin, "CREATE TABLE kept AS SELECT 1 AS id", "CREATE TABLE dropped AS SELECT 1 AS id", "DROP TABLE dropped")
+    warehouse = next(path for path in data.rglob("warehouse") if path.is_dir())
+    before = sorted(warehouse.iterdir())
+    assert len(before) == 1
+    for file in data.rglob("metadata.sqlite*"):
+        file.unlink()
+    with support.serving(data):
+        pass
+    assert sorted(warehouse.iterdir()) == before

@@ -1,14 +1,20 @@
 //! The node below which rows are hidden. Nothing that the reader wrote passes it downwards but predicates that cannot leak,
 //! and nothing passes upwards but visible rows: no statistics, no metrics, no error text.
+//!
+//! A predicate that went down chooses what is read, by bounds of hidden rows too. So that nothing above can tell what was
+//! left out, the barrier lets out exactly the visible rows for which it is true. A filter that a join or TopK makes while it
+//! runs only becomes tighter, so that here, later, it takes all that it took below.
 
 use std::any::Any;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::array::{AsArray, RecordBatch, RecordBatchOptions};
+use arrow::compute::filter_record_batch;
 use arrow::datatypes::{FieldRef, Fields, Schema, SchemaRef};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::TreeNodeRecursion;
@@ -17,7 +23,7 @@ use datafusion::error::Result;
 use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{Distribution, EquivalenceProperties, OrderingRequirements, PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_plan::execution_plan::{
-    CardinalityEffect, ChildrenPropertiesMode, InvariantLevel, ReplaceChildrenOptions, check_default_invariants,
+    CardinalityEffect, ChildrenPropertiesMode, InvariantLevel, ReplaceChildrenOptions, apply_expression_roots, check_default_invariants,
 };
 use datafusion::physical_plan::filter_pushdown::{
     ChildFilterDescription, ChildPushdownResult, FilterDescription, FilterPushdownPhase, FilterPushdownPropagation,
@@ -29,6 +35,7 @@ use datafusion::physical_plan::statistics::{ChildStats, StatisticsArgs};
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, InputDistributionRequirements, Partitioning, PlanProperties,
 };
+use futures::stream::{SelectAll, select_all};
 use futures::{Stream, StreamExt};
 
 use super::failure::ScanFailure;
@@ -40,14 +47,51 @@ pub struct SecurityBarrierExec {
     table: Arc<str>,
     /// On which predicates may go down.
     plain: PlainColumns,
+    /// The columns of the table that must be masked below.
+    masked: Arc<BTreeSet<String>>,
+    /// Predicates that went down, over the columns that come out.
+    sifted: Arc<[Arc<dyn PhysicalExpr>]>,
+    /// Of the output. How many there are below depends on how much is read there.
+    partitions: usize,
     input: Arc<dyn ExecutionPlan>,
     properties: Arc<PlanProperties>,
 }
 
 impl SecurityBarrierExec {
-    pub(crate) fn new(table: Arc<str>, plain: PlainColumns, input: Arc<dyn ExecutionPlan>) -> Self {
-        let properties = Arc::new(visible_properties(&input));
-        Self { table, plain, input, properties }
+    pub(crate) fn new(table: Arc<str>, plain: PlainColumns, masked: Arc<BTreeSet<String>>, input: Arc<dyn ExecutionPlan>) -> Self {
+        let partitions = input.output_partitioning().partition_count();
+        let properties = Arc::new(visible_properties(&input, partitions));
+        Self { table, plain, masked, sifted: Arc::new([]), partitions, input, properties }
+    }
+
+    /// With so many partitions, whatever is below.
+    pub(crate) fn spread_over(self, partitions: usize) -> Self {
+        let partitions = partitions.max(1);
+        Self { properties: Arc::new(visible_properties(&self.input, partitions)), partitions, ..self }
+    }
+
+    /// Lets out only rows for which these predicates are true too.
+    pub(crate) fn sifting(self, predicates: impl IntoIterator<Item = Arc<dyn PhysicalExpr>>) -> Self {
+        let mut sifted = self.sifted.to_vec();
+        for predicate in predicates {
+            if !sifted.contains(&predicate) {
+                sifted.push(predicate);
+            }
+        }
+        Self { sifted: sifted.into(), ..self }
+    }
+
+    fn over(&self, input: Arc<dyn ExecutionPlan>) -> Self {
+        let barrier = Self::new(Arc::clone(&self.table), self.plain.clone(), Arc::clone(&self.masked), input);
+        Self { sifted: Arc::clone(&self.sifted), ..barrier }.spread_over(self.partitions)
+    }
+
+    fn goes_down(&self, filter: &Arc<dyn PhysicalExpr>) -> bool {
+        is_leakproof_physical(filter, &self.schema()) && self.plain.admit_physical(filter)
+    }
+
+    pub(crate) fn masked(&self) -> &Arc<BTreeSet<String>> {
+        &self.masked
     }
 
     /// The name of the table that is closed.
@@ -58,9 +102,9 @@ impl SecurityBarrierExec {
 
 /// What is known of the output: how many partitions, and nothing of orders or constants, which would speak of hidden rows
 /// or of a predicate that a source only prunes with.
-fn visible_properties(input: &Arc<dyn ExecutionPlan>) -> PlanProperties {
+fn visible_properties(input: &Arc<dyn ExecutionPlan>, partitions: usize) -> PlanProperties {
     let schema = visible_schema(input.schema().fields());
-    let partitions = Partitioning::UnknownPartitioning(input.output_partitioning().partition_count());
+    let partitions = Partitioning::UnknownPartitioning(partitions);
     PlanProperties::new(EquivalenceProperties::new(schema), partitions, input.pipeline_behavior(), input.boundedness())
 }
 
@@ -155,15 +199,13 @@ impl ExecutionPlan for SecurityBarrierExec {
         _options: ReplaceChildrenOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         match (children.pop(), children.is_empty()) {
-            (Some(input), true) if visible_schema(input.schema().fields()) == self.schema() => {
-                Ok(Arc::new(Self::new(Arc::clone(&self.table), self.plain.clone(), input)))
-            }
+            (Some(input), true) if visible_schema(input.schema().fields()) == self.schema() => Ok(Arc::new(self.over(input))),
             _ => internal_err!("a barrier has one child, of its own columns"),
         }
     }
 
-    fn apply_expressions(&self, _f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>) -> Result<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
+    fn apply_expressions(&self, f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>) -> Result<TreeNodeRecursion> {
+        apply_expression_roots(self.sifted.iter(), f)
     }
 
     fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
@@ -185,10 +227,14 @@ impl ExecutionPlan for SecurityBarrierExec {
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let started = catch_unwind(AssertUnwindSafe(|| self.input.execute(partition, context)));
-        let input =
+        let below = (partition..self.input.output_partitioning().partition_count()).step_by(self.partitions);
+        let started = catch_unwind(AssertUnwindSafe(|| {
+            below.map(|partition| self.input.execute(partition, Arc::clone(&context))).collect::<Result<Vec<_>>>()
+        }));
+        let inputs =
             started.unwrap_or_else(|panic| Err(panicked(panic.as_ref()))).map_err(|error| ScanFailure::conceal(&self.table, &error))?;
-        Ok(Box::pin(BarrierStream { table: Arc::clone(&self.table), schema: self.schema(), input: Some(input) }))
+        let input = Some(select_all(inputs));
+        Ok(Box::pin(BarrierStream { table: Arc::clone(&self.table), schema: self.schema(), sifted: Arc::clone(&self.sifted), input }))
     }
 
     fn metrics(&self) -> Option<MetricsSet> {
@@ -234,21 +280,25 @@ impl ExecutionPlan for SecurityBarrierExec {
         parent_filters: Vec<Arc<dyn PhysicalExpr>>,
         _config: &ConfigOptions,
     ) -> Result<FilterDescription> {
-        let schema = self.schema();
-        let goes_down = |filter: &&Arc<dyn PhysicalExpr>| is_leakproof_physical(filter, &schema) && self.plain.admit_physical(filter);
-        let leakproof = parent_filters.iter().filter(goes_down).cloned().collect();
+        let leakproof = parent_filters.iter().filter(|filter| self.goes_down(filter)).cloned().collect();
         let child = ChildFilterDescription::all_unsupported(&parent_filters).with_self_filters(leakproof);
         Ok(FilterDescription::new().with_child(child))
     }
 
-    /// The parent keeps evaluating every filter on what it gets.
+    /// The parent keeps evaluating every filter on what it gets; those that went down are evaluated here too.
     fn handle_child_pushdown_result(
         &self,
         _phase: FilterPushdownPhase,
         child_pushdown_result: ChildPushdownResult,
         _config: &ConfigOptions,
     ) -> Result<FilterPushdownPropagation<Arc<dyn ExecutionPlan>>> {
-        Ok(FilterPushdownPropagation::all_unsupported(child_pushdown_result))
+        let offered = child_pushdown_result.parent_filters.iter().map(|result| &result.filter);
+        let sifted: Vec<_> = offered.filter(|filter| self.goes_down(filter)).cloned().collect();
+        let mut told = FilterPushdownPropagation::all_unsupported(child_pushdown_result);
+        if !sifted.is_empty() {
+            told.updated_node = Some(Arc::new(self.over(Arc::clone(&self.input)).sifting(sifted)) as Arc<dyn ExecutionPlan>);
+        }
+        Ok(told)
     }
 
     fn with_new_state(&self, _state: Arc<dyn Any + Send + Sync>) -> Option<Arc<dyn ExecutionPlan>> {
@@ -280,14 +330,22 @@ fn panicked(panic: &(dyn Any + Send)) -> datafusion::error::DataFusionError {
 struct BarrierStream {
     table: Arc<str>,
     schema: SchemaRef,
+    sifted: Arc<[Arc<dyn PhysicalExpr>]>,
     /// `None` after the end or the first failure.
-    input: Option<SendableRecordBatchStream>,
+    input: Option<SelectAll<SendableRecordBatchStream>>,
 }
 
 impl BarrierStream {
     fn let_out(&self, batch: RecordBatch) -> Result<RecordBatch> {
         let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-        Ok(RecordBatch::try_new_with_options(Arc::clone(&self.schema), batch.columns().to_vec(), &rows)?)
+        let mut batch = RecordBatch::try_new_with_options(Arc::clone(&self.schema), batch.columns().to_vec(), &rows)?;
+        for predicate in self.sifted.iter() {
+            let values = predicate.evaluate(&batch)?.into_array(batch.num_rows())?;
+            let mask = values.as_boolean_opt().ok_or_else(|| internal_datafusion_err!("a predicate is not boolean"))?;
+            // NULL is not true, as it is for the parent.
+            batch = filter_record_batch(&batch, mask)?;
+        }
+        Ok(batch)
     }
 }
 
@@ -303,8 +361,14 @@ impl Stream for BarrierStream {
             Err(panic) => Some(Err(panicked(panic.as_ref()))),
         };
         let next = next.map(|batch| batch.and_then(|batch| self.let_out(batch)));
-        if !matches!(next, Some(Ok(_))) {
-            self.input = None;
+        match &next {
+            Some(Ok(batch)) if batch.num_rows() == 0 => {
+                // Others on this thread get their turn all the same.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Some(Ok(_)) => {}
+            Some(Err(_)) | None => self.input = None,
         }
         Poll::Ready(next.map(|batch| batch.map_err(|error| ScanFailure::conceal(&self.table, &error))))
     }

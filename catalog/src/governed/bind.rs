@@ -11,13 +11,14 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::utils::{conjunction, disjunction};
-use datafusion::logical_expr::{Expr, ExprSchemable, Volatility};
+use datafusion::logical_expr::{Expr, ExprSchemable, Volatility, cast, lit};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::sql::sqlparser::ast::ExprWithAlias;
 use lazaret_auth::policy::BoundColumn;
-use lazaret_auth::{Grant, ObjectId, RowPolicy, RowSecurity};
+use lazaret_auth::{ObjectId, PolicyText, RowPolicy, RowSecurity, TableId};
 
 use super::parse::{self, ParseError};
+use super::subquery::asks_other_tables;
 
 /// The metadata key under which a column has its field id (or, in Delta, its mapping id).
 const FIELD_ID: &str = "PARQUET:field_id";
@@ -32,6 +33,12 @@ pub enum BindError {
     Plan(String),
     #[error("a policy must be BOOLEAN, this one is {0}")]
     NotBoolean(DataType),
+    /// A subquery that does not plan; the names in it are its author's.
+    #[error("{}", .0.strip_backtrace())]
+    Inside(#[source] DataFusionError),
+    /// Columns of the inner table would be taken for those of the governed one.
+    #[error("a table inside a subquery has the name of the governed one: give it an alias other than \"{0}\"")]
+    Hidden(String),
     #[error("not supported yet: {0} in a policy")]
     Unsupported(&'static str),
     #[error("{0} is not allowed in a policy")]
@@ -41,15 +48,32 @@ pub enum BindError {
     /// The table is closed until the policy is changed.
     #[error("policy \"{policy}\" no longer binds: {reason}")]
     Closed { policy: String, reason: String },
+    /// As [`Self::Closed`], for whom the mask is.
+    #[error("masking policy \"{policy}\" no longer binds: {reason}")]
+    MaskClosed { policy: String, reason: String },
+    #[error("column \"{0}\" not found")]
+    NoColumn(String),
+    #[error("a mask keeps the column's type: column \"{column}\" is {wanted}, its mask {found}")]
+    MaskType { column: String, wanted: DataType, found: DataType },
+    #[error("action {action} takes {takes}, and column \"{column}\" is {found}")]
+    MaskAction { action: &'static str, takes: &'static str, column: String, found: DataType },
 }
 
-/// The rows of a table that a reader sees.
+/// The rows of a table that a reader sees, or those that may come in.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Rows {
     All,
     None,
     /// Where this is true, over the raw columns.
     Where(Expr),
+}
+
+/// What the text of a new policy depends on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NewBinding {
+    pub columns: Vec<BoundColumn>,
+    /// `None` where no other table is asked.
+    pub reads: Option<BTreeSet<TableId>>,
 }
 
 /// Binds policies for one principal: its session state carries the identity functions.
@@ -66,50 +90,28 @@ impl<'a> PolicyBinder<'a> {
     pub fn bind_new_policy(&self, text: &str, schema: &Schema) -> Result<Vec<BoundColumn>, BindError> {
         let expr = self.plan(text, schema.fields().iter().map(|field| (field.name().as_str(), field.as_ref())))?;
         let names: BTreeSet<&str> = expr.column_refs().into_iter().map(|column| column.name.as_str()).collect();
-        let columns = schema.fields().iter().filter(|field| names.contains(field.name().as_str()));
-        Ok(columns
-            .map(|field| BoundColumn { name: field.name().clone(), field_id: field_id(field), data_type: type_name(field.data_type()) })
-            .collect())
+        Ok(bound_columns(schema, &names))
     }
 
-    /// The USING predicate of a stored policy over the table as it is now.
-    pub fn bind_stored(&self, policy: &RowPolicy, schema: &Schema) -> Result<Expr, BindError> {
+    /// A predicate of a stored policy over the table as it is now.
+    pub fn bind_stored(&self, policy: &RowPolicy, text: PolicyText, schema: &Schema) -> Result<Expr, BindError> {
         let closed = |reason: String| BindError::Closed { policy: policy.name.clone(), reason };
-        let text = policy.using.as_deref().ok_or_else(|| closed("it has no USING".to_owned()))?;
-        let mut columns: BTreeMap<&str, &Field> = BTreeMap::new();
-        match policy.object {
-            ObjectId::Table(_) => {
-                for bound in &policy.columns {
-                    let field = find_column(bound, schema).map_err(&closed)?;
-                    columns.insert(bound.name.as_str(), field);
-                }
-            }
-            // On what holds tables, names are all there is, table by table.
-            ObjectId::System | ObjectId::Catalog(_) | ObjectId::Schema(_) => {
-                columns.extend(schema.fields().iter().map(|field| (field.name().as_str(), field.as_ref())));
-            }
-        }
+        let text = policy.text(text).ok_or_else(|| closed("it has no expression for this".to_owned()))?;
+        let columns = columns_of(policy, schema)?;
         let expr = self.plan(text, columns.iter().map(|(name, field)| (*name, *field))).map_err(|error| closed(error.to_string()))?;
-        // The text has the names of its day.
-        let now = expr.transform(|expr| match expr {
-            Expr::Column(column) => match columns.get(column.name.as_str()) {
-                Some(field) => Ok(Transformed::yes(Expr::Column(Column::new_unqualified(field.name())))),
-                None => Err(DataFusionError::Plan(format!("no column \"{}\"", column.name))),
-            },
-            other => Ok(Transformed::no(other)),
-        });
-        now.map(|now| now.data).map_err(|error| closed(error.to_string()))
+        renamed(expr, &columns).map_err(|error| closed(error.to_string()))
     }
 
-    /// The rows that a grant shows of a table: any of the permissive policies and all of the restrictive ones.
-    pub fn bind_rows(&self, grant: &Grant, schema: &Schema) -> Result<Rows, BindError> {
-        let RowSecurity::On { permissive, restrictive } = grant.rows() else { return Ok(Rows::All) };
-        let bind =
-            |policies: &[Arc<RowPolicy>]| policies.iter().map(|policy| self.bind_stored(policy, schema)).collect::<Result<Vec<_>, _>>();
+    /// The rows that a grant shows of a table, or lets come in: any of the permissive policies and all of the restrictive
+    /// ones.
+    pub fn bind_rows(&self, security: &RowSecurity, text: PolicyText, schema: &Schema) -> Result<Rows, BindError> {
+        let RowSecurity::On { permissive, restrictive } = security else { return Ok(Rows::All) };
+        let bind = |policies: &[Arc<RowPolicy>]| {
+            policies.iter().map(|policy| self.bind_stored(policy, text, schema)).collect::<Result<Vec<_>, _>>()
+        };
         // Both are bound even where no row is left: a policy that does not bind closes the table for everyone it binds.
         let (permissive, restrictive) = (bind(permissive)?, bind(restrictive)?);
-        let Some(permitted) = disjunction(permissive) else { return Ok(Rows::None) };
-        let Some(visible) = conjunction([permitted].into_iter().chain(restrictive)) else { return Ok(Rows::None) };
+        let Some(visible) = combined(permissive, restrictive) else { return Ok(Rows::None) };
         let visible = self.simplify(visible, schema)?;
         Ok(match visible {
             Expr::Literal(ScalarValue::Boolean(Some(true)), _) => Rows::All,
@@ -120,30 +122,44 @@ impl<'a> PolicyBinder<'a> {
 
     /// A BOOLEAN expression over these columns, of allowed parts only.
     fn plan<'c>(&self, text: &str, columns: impl Iterator<Item = (&'c str, &'c Field)>) -> Result<Expr, BindError> {
-        let syntax = parse::expression(text)?;
         let schema = open_schema(columns)?;
-        let refused = refused_syntax(&syntax);
-        let planned = self.state.create_logical_expr_from_sql_expr(ExprWithAlias { expr: syntax, alias: None }, &schema);
+        let expr = self.plan_expression(text, &schema)?;
+        match expr.get_type(&schema).map_err(|error| plan_error(&error))? {
+            DataType::Boolean => {}
+            other => return Err(BindError::NotBoolean(other)),
+        }
+        self.coerce(expr, &schema)
+    }
+
+    /// An expression of allowed parts only, its types not yet made to fit.
+    pub(super) fn plan_expression(&self, text: &str, schema: &DFSchema) -> Result<Expr, BindError> {
+        let syntax = parse::expression(text)?;
+        // Subqueries have a planner of their own, for a policy that was made with them.
+        let refused = asks_other_tables(&syntax).then_some("subquery");
+        let planned = self.state.create_logical_expr_from_sql_expr(ExprWithAlias { expr: syntax, alias: None }, schema);
         let expr = match (planned, refused) {
             (_, Some(feature)) => return Err(BindError::Unsupported(feature)),
             (Ok(expr), None) => expr,
             (Err(error), None) => return Err(plan_error(&error)),
         };
-        check(&expr)?;
-        let expr = expr.unalias_nested().data;
-        match expr.get_type(&schema).map_err(|error| plan_error(&error))? {
-            DataType::Boolean => {}
-            other => return Err(BindError::NotBoolean(other)),
-        }
-        let coerced = self.simplifier(&schema).coerce(expr, &schema).map_err(|error| plan_error(&error))?;
-        check(&coerced)?;
+        check(&expr, false)?;
+        keep_guards(expr.unalias_nested().data, schema)
+    }
+
+    pub(super) fn coerce(&self, expr: Expr, schema: &DFSchema) -> Result<Expr, BindError> {
+        let coerced = self.simplifier(schema).coerce(expr, schema).map_err(|error| plan_error(&error))?;
+        check(&coerced, false)?;
         Ok(coerced)
     }
 
     /// Folds what is known of the principal, so that what remains can prune.
-    fn simplify(&self, expr: Expr, schema: &Schema) -> Result<Expr, BindError> {
+    pub(super) fn simplify(&self, expr: Expr, schema: &Schema) -> Result<Expr, BindError> {
         let schema = open_schema(schema.fields().iter().map(|field| (field.name().as_str(), field.as_ref())))?;
-        self.simplifier(&schema).simplify(expr).map_err(|error| plan_error(&error))
+        self.simplify_in(expr, &schema)
+    }
+
+    pub(super) fn simplify_in(&self, expr: Expr, schema: &DFSchema) -> Result<Expr, BindError> {
+        self.simplifier(schema).simplify(expr).map_err(|error| plan_error(&error))
     }
 
     fn simplifier(&self, schema: &DFSchema) -> ExprSimplifier {
@@ -156,14 +172,58 @@ impl<'a> PolicyBinder<'a> {
     }
 }
 
+/// Any of the permissive policies and all of the restrictive ones; `None` where nothing is permitted.
+pub(crate) fn combined(permissive: Vec<Expr>, restrictive: Vec<Expr>) -> Option<Expr> {
+    conjunction([disjunction(permissive)?].into_iter().chain(restrictive))
+}
+
+/// Under the names that a stored policy's text has: the columns of the table as it is now.
+pub(crate) fn columns_of<'a>(policy: &'a RowPolicy, schema: &'a Schema) -> Result<BTreeMap<&'a str, &'a Field>, BindError> {
+    match policy.object {
+        ObjectId::Table(_) => {
+            columns_now(&policy.columns, schema).map_err(|reason| BindError::Closed { policy: policy.name.clone(), reason })
+        }
+        // On what holds tables, names are all there is, table by table.
+        ObjectId::System | ObjectId::Catalog(_) | ObjectId::Schema(_) => {
+            Ok(schema.fields().iter().map(|field| (field.name().as_str(), field.as_ref())).collect())
+        }
+    }
+}
+
+pub(crate) fn bound_columns(schema: &Schema, names: &BTreeSet<&str>) -> Vec<BoundColumn> {
+    let columns = schema.fields().iter().filter(|field| names.contains(field.name().as_str()));
+    columns.map(|field| bound_column(field)).collect()
+}
+
 /// The columns under these names, every one nullable: that a table declares NOT NULL keeps no file from holding NULLs, and
 /// `c IS NOT NULL` must not become true for it.
-fn open_schema<'c>(columns: impl Iterator<Item = (&'c str, &'c Field)>) -> Result<DFSchema, BindError> {
+pub(super) fn open_schema<'c>(columns: impl Iterator<Item = (&'c str, &'c Field)>) -> Result<DFSchema, BindError> {
     let fields: Vec<Field> = columns.map(|(name, field)| Field::new(name, field.data_type().clone(), true)).collect();
     DFSchema::try_from(Schema::new(fields)).map_err(|error| plan_error(&error))
 }
 
-fn find_column<'s>(bound: &BoundColumn, schema: &'s Schema) -> Result<&'s Field, String> {
+/// The columns that a text was bound to, by the names that it has for them.
+pub(super) fn columns_now<'b, 's>(bound: &'b [BoundColumn], schema: &'s Schema) -> Result<BTreeMap<&'b str, &'s Field>, String> {
+    bound.iter().map(|bound| Ok((bound.name.as_str(), find_column(bound, schema)?))).collect()
+}
+
+/// The text has the names of its day; the expression gets those of now.
+pub(super) fn renamed(expr: Expr, columns: &BTreeMap<&str, &Field>) -> Result<Expr, DataFusionError> {
+    let now = expr.transform(|expr| match expr {
+        Expr::Column(column) => match columns.get(column.name.as_str()) {
+            Some(field) => Ok(Transformed::yes(Expr::Column(Column::new_unqualified(field.name())))),
+            None => Err(DataFusionError::Plan(format!("no column \"{}\"", column.name))),
+        },
+        other => Ok(Transformed::no(other)),
+    })?;
+    Ok(now.data)
+}
+
+pub(super) fn bound_column(field: &Field) -> BoundColumn {
+    BoundColumn { name: field.name().clone(), field_id: field_id(field), data_type: type_name(field.data_type()) }
+}
+
+pub(super) fn find_column<'s>(bound: &BoundColumn, schema: &'s Schema) -> Result<&'s Field, String> {
     let found = match bound.field_id {
         Some(id) => schema.fields().iter().find(|field| field_id(field) == Some(id)),
         None => schema.fields().iter().find(|field| *field.name() == bound.name),
@@ -180,7 +240,7 @@ fn field_id(field: &Field) -> Option<i32> {
 }
 
 /// A type as Arrow prints it, without what depends on how the table is read: views, large offsets and dictionaries.
-fn type_name(data_type: &DataType) -> String {
+pub(super) fn type_name(data_type: &DataType) -> String {
     use DataType::*;
     let nested = |field: &Field| type_name(field.data_type());
     match data_type {
@@ -198,30 +258,30 @@ fn type_name(data_type: &DataType) -> String {
     }
 }
 
-fn plan_error(error: &DataFusionError) -> BindError {
+/// A CASE of BOOLEANs, as one of numbers: of the former the optimizer makes AND and OR, and then evaluates a branch for rows
+/// that its condition was to keep from it. On a hidden row that would fail the query.
+pub(super) fn keep_guards(expr: Expr, schema: &DFSchema) -> Result<Expr, BindError> {
+    let number = |expr: Box<Expr>| Box::new(cast(*expr, DataType::Int8));
+    let kept = expr.transform_up(|part| match part {
+        Expr::Case(mut case) if Expr::Case(case.clone()).get_type(schema)? == DataType::Boolean => {
+            case.when_then_expr = case.when_then_expr.into_iter().map(|(when, then)| (when, number(then))).collect();
+            case.else_expr = case.else_expr.map(number);
+            Ok(Transformed::yes(Expr::Case(case).eq(lit(1_i8))))
+        }
+        other => Ok(Transformed::no(other)),
+    });
+    kept.map(|kept| kept.data).map_err(|error| plan_error(&error))
+}
+
+pub(super) fn plan_error(error: &DataFusionError) -> BindError {
     BindError::Plan(error.strip_backtrace())
 }
 
-/// What DataFusion would refuse in words of its own.
-fn refused_syntax(expr: &datafusion::sql::sqlparser::ast::Expr) -> Option<&'static str> {
-    use datafusion::sql::sqlparser::ast::{Query, Visit, Visitor};
-    use std::ops::ControlFlow;
-
-    struct Subqueries;
-    impl Visitor for Subqueries {
-        type Break = ();
-        fn pre_visit_query(&mut self, _query: &Query) -> ControlFlow<()> {
-            ControlFlow::Break(())
-        }
-    }
-    expr.visit(&mut Subqueries).is_break().then_some("subquery")
-}
-
 /// A policy is made of these and nothing else.
-fn check(expr: &Expr) -> Result<(), BindError> {
+pub(super) fn check(expr: &Expr, subqueries: bool) -> Result<(), BindError> {
     let mut refused = None;
     let visited = expr.apply(|part| {
-        refused = refuse(part);
+        refused = if subqueries && is_subquery(part) { None } else { refuse(part) };
         Ok(if refused.is_some() { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
     });
     match (visited, refused) {
@@ -229,6 +289,10 @@ fn check(expr: &Expr) -> Result<(), BindError> {
         (Err(error), None) => Err(plan_error(&error)),
         (Ok(_), None) => Ok(()),
     }
+}
+
+fn is_subquery(part: &Expr) -> bool {
+    matches!(part, Expr::Exists(_) | Expr::InSubquery(_) | Expr::SetComparison(_) | Expr::ScalarSubquery(_))
 }
 
 fn refuse(part: &Expr) -> Option<BindError> {
@@ -344,13 +408,17 @@ mod tests {
             using: Some("region = 2".to_owned()),
             with_check: None,
             columns,
+            subqueries: None,
             creator: PrincipalName::local("admin"),
             version: 1,
             comment: None,
         };
         let on_table = policy(ObjectId::Table(TableId::generate()), binder.bind_new_policy("region = 2", &made).unwrap());
         let bound = |policy: &RowPolicy, fields: Vec<Field>| {
-            binder.bind_stored(policy, &Schema::new(fields)).map(|expr| expr.to_string()).map_err(|error| error.to_string())
+            binder
+                .bind_stored(policy, PolicyText::Using, &Schema::new(fields))
+                .map(|expr| expr.to_string())
+                .map_err(|error| error.to_string())
         };
         assert_eq!(
             bound(&on_table, made.fields().iter().map(|f| f.as_ref().clone()).collect()).unwrap(),

@@ -67,16 +67,21 @@ pub fn classify(error: &(dyn Error + 'static)) -> FailureKind {
         }
         if let Some(error) = it.downcast_ref::<LakeError>() {
             return Some(match error {
-                LakeError::Unsupported { .. } => FailureKind::Unsupported,
+                LakeError::Unsupported { .. } | LakeError::Mismatch { .. } => FailureKind::Unsupported,
                 LakeError::Storage { source: object_store::Error::NotFound { .. }, .. } => FailureKind::DataLoss,
                 LakeError::Storage { .. } | LakeError::Location(_) => FailureKind::Unavailable,
-                LakeError::NotATable { .. } | LakeError::Corrupt { .. } | LakeError::OutsideLocation { .. } => FailureKind::DataLoss,
+                LakeError::NotATable { .. } | LakeError::Corrupt { .. } | LakeError::OutsideLocation { .. } | LakeError::FilesOfAnother => {
+                    FailureKind::DataLoss
+                }
                 LakeError::Option { .. } | LakeError::Internal(_) => FailureKind::Internal,
             });
         }
         if let Some(error) = it.downcast_ref::<object_store::Error>() {
             let gone = matches!(error, object_store::Error::NotFound { .. });
             return Some(if gone { FailureKind::DataLoss } else { FailureKind::Unavailable });
+        }
+        if let Some(ParquetError::NYI(_)) = it.downcast_ref() {
+            return Some(FailureKind::Unsupported);
         }
         let damaged = match it.downcast_ref::<ParquetError>() {
             // The reader wraps what the store says: look further.
@@ -90,6 +95,11 @@ pub fn classify(error: &(dyn Error + 'static)) -> FailureKind {
         (damaged || unreadable).then_some(FailureKind::DataLoss)
     })
     .unwrap_or(FailureKind::Internal)
+}
+
+/// Whether what failed is that a file is not there.
+pub fn is_missing_file(error: &(dyn Error + 'static)) -> bool {
+    find(error, |it| it.downcast_ref::<object_store::Error>()).is_some_and(|error| matches!(error, object_store::Error::NotFound { .. }))
 }
 
 /// The first hit going from an error to its causes.

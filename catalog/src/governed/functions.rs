@@ -10,7 +10,8 @@ use arrow::datatypes::{DataType, Field};
 use datafusion::common::ScalarValue;
 use datafusion::common::cast::as_string_array;
 use datafusion::error::Result;
-use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
+use datafusion::logical_expr::expr::ScalarFunction;
+use datafusion::logical_expr::{ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
 use lazaret_auth::{AccessReader, Authority, Principal, PrincipalName};
 
 /// `current_user`, `session_user`, `has_role`, `is_member`, `claim` and `claims` of the one who asks.
@@ -25,6 +26,11 @@ pub fn identity_functions(reader: &dyn AccessReader, authority: &Authority) -> V
 }
 
 /// What the functions know.
+/// Whether a call asks who is asking, about literals: it is folded when the statement is planned.
+pub(crate) fn is_identity_function(call: &ScalarFunction) -> bool {
+    call.func.inner().downcast_ref::<IdentityFunction>().is_some() && call.args.iter().all(|arg| matches!(arg, Expr::Literal(..)))
+}
+
 #[derive(Debug)]
 struct Identity {
     name: PrincipalName,

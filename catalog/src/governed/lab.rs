@@ -15,22 +15,25 @@ use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::SessionState;
+use datafusion::execution::SessionStateDefaults;
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::physical_plan::{ExecutionPlan, collect};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use lazaret_auth::policy::BoundColumn;
 use lazaret_auth::{
-    Authority, CatalogId, CredentialKind, GrantId, Grantee, ObjectId, PolicyCommand, PolicyId, PolicyKind, Principal, PrincipalName,
-    Privilege, PrivilegeGrant, RowPolicy, SchemaId, TableId,
+    Authority, CatalogId, CredentialKind, GrantId, Grantee, MaskKey, Masking, MaskingPolicy, ObjectId, PolicyCommand, PolicyId, PolicyKind,
+    PolicySubqueries, Principal, PrincipalName, Privilege, PrivilegeGrant, RowPolicy, SchemaId, TableId,
 };
 use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
 
 use crate::caches::{CacheLimits, Caches};
-use crate::governed::{PolicyBinder, session_config};
-use crate::lake::{Lake, LakeError, OpenTable, TableSource};
+use crate::governed::bind::bound_columns;
+use crate::governed::sabotage::Sabotage;
+use crate::governed::{NewMask, PolicyBinder, physical_rules, session_config};
+use crate::lake::{Lake, LakeError, LakeTable, OpenTable, TableSource};
 use crate::meta::{Catalog, Definition, Entity, Relation, Schema as StoredSchema, State, TableFormat};
-use crate::namespace::{Namespace, TableOpener};
+use crate::namespace::{FixedQueryKey, Namespace, TableOpener};
 use crate::stores::{Stores, StoresConfig};
 use crate::write::{NewTable, create_table_as};
 
@@ -109,12 +112,19 @@ pub async fn delta_table(folder: &Path) -> Arc<dyn TableProvider> {
     lake.open(&source).await.unwrap().provider
 }
 
-struct Opened(HashMap<TableId, Arc<dyn TableProvider>>);
+struct Opened {
+    tables: HashMap<TableId, Arc<dyn TableProvider>>,
+    /// Opens the tables in Delta, each time anew, with its caches.
+    lake: Option<Arc<Lake>>,
+}
 
 #[async_trait]
 impl TableOpener for Opened {
     async fn open(&self, source: &TableSource) -> Result<OpenTable, LakeError> {
-        match self.0.get(&source.id) {
+        if let (TableFormat::Delta, Some(lake)) = (source.format, &self.lake) {
+            return lake.open(source).await;
+        }
+        match self.tables.get(&source.id) {
             Some(provider) => Ok(OpenTable { provider: Arc::clone(provider), snapshot: None }),
             None => Err(LakeError::Corrupt { file: "/lake/hidden/path.json".to_owned(), reason: "test".to_owned() }),
         }
@@ -127,6 +137,12 @@ pub struct Lab {
     pub schema: SchemaId,
     entities: Vec<Entity>,
     tables: HashMap<TableId, Arc<dyn TableProvider>>,
+    pub lake: Option<Arc<Lake>>,
+    /// Only those that the oracle's queries call: every statement copies them all.
+    pub few_functions: bool,
+    /// With which the masks hash, in every statement: the server's key, and the query's.
+    pub mask_keys: Option<(MaskKey, MaskKey)>,
+    pub sabotage: Option<Sabotage>,
     /// As if somebody had turned the row filter of Parquet on.
     pub parquet_pushdown: bool,
     pub target_partitions: usize,
@@ -140,23 +156,75 @@ impl Lab {
             Entity::Catalog(Catalog { id: catalog, name: "lake".to_owned(), owner: PrincipalName::local("admin") }),
             Entity::Schema(StoredSchema { id: schema, catalog, name: "public".to_owned(), owner: PrincipalName::local("admin") }),
         ];
-        Self { catalog, schema, entities, tables: HashMap::new(), parquet_pushdown: false, target_partitions: 4, batch_size: 512 }
+        Self {
+            catalog,
+            schema,
+            entities,
+            tables: HashMap::new(),
+            lake: None,
+            few_functions: false,
+            mask_keys: None,
+            sabotage: None,
+            parquet_pushdown: false,
+            target_partitions: 4,
+            batch_size: 512,
+        }
     }
 
     pub fn table(&mut self, name: &str, provider: Arc<dyn TableProvider>, row_security: bool) -> TableId {
         let definition = Definition::Table {
             format: TableFormat::Parquet,
-            location: format!("file:///{name}/"),
+            location: location_of(provider.as_ref()).unwrap_or_else(|| format!("file:///{name}/")),
             managed: false,
             options: Default::default(),
+            outside: Vec::new(),
         };
         let id = self.relation(name, "admin", definition, row_security);
         self.tables.insert(id, provider);
         id
     }
 
+    /// In another schema: policies on `public` are not for it.
+    pub fn table_aside(&mut self, schema: &str, name: &str, provider: Arc<dyn TableProvider>, row_security: bool) -> TableId {
+        let aside = SchemaId::generate();
+        let (catalog, owner) = (self.catalog, PrincipalName::local("admin"));
+        self.entities.push(Entity::Schema(StoredSchema { id: aside, catalog, name: schema.to_owned(), owner }));
+        let id = self.table(name, provider, row_security);
+        if let Some(Entity::Relation(relation)) = self.entities.last_mut() {
+            relation.schema = aside;
+        }
+        id
+    }
+
+    /// A Delta table at the location, to be opened by the lake.
+    pub fn delta(&mut self, name: &str, location: String, row_security: bool) -> TableId {
+        let definition =
+            Definition::Table { format: TableFormat::Delta, location, managed: true, options: Default::default(), outside: Vec::new() };
+        self.relation(name, "admin", definition, row_security)
+    }
+
+    /// What was put in last, to be changed.
+    pub fn last(&mut self) -> &mut Entity {
+        self.entities.last_mut().unwrap()
+    }
+
+    /// As a table that was there before, with a policy that is kept.
+    pub fn table_with_id(&mut self, id: TableId, name: &str, provider: Arc<dyn TableProvider>, row_security: bool) -> TableId {
+        let made = self.table(name, Arc::clone(&provider), row_security);
+        let Some(Entity::Relation(relation)) = self.entities.last_mut() else { unreachable!() };
+        relation.id = id;
+        self.tables.remove(&made);
+        self.tables.insert(id, provider);
+        id
+    }
+
     pub fn view(&mut self, name: &str, owner: &str, query: &str, row_security: bool) -> TableId {
-        let definition = Definition::View { query: query.to_owned(), catalog: "lake".to_owned(), schema: "public".to_owned() };
+        let definition = Definition::View {
+            query: query.to_owned(),
+            catalog: "lake".to_owned(),
+            schema: "public".to_owned(),
+            owner_groups: Default::default(),
+        };
         self.relation(name, owner, definition, row_security)
     }
 
@@ -197,10 +265,54 @@ impl Lab {
             using: Some(using.to_owned()),
             with_check: None,
             columns,
+            subqueries: None,
             creator: PrincipalName::local("admin"),
             version: 1,
             comment: None,
         }));
+    }
+
+    /// As CREATE MASKING POLICY does it.
+    pub fn mask(&mut self, table: TableId, columns: &[&str], to: Grantee, masking: Masking, schema: &Schema) {
+        let namespace = self.namespace("admin");
+        let bound = PolicyBinder::new(&namespace.session_state()).bind_new_mask(&masking, columns, schema).unwrap();
+        self.mask_bound(table, to, masking, bound);
+    }
+
+    pub fn mask_bound(&mut self, table: TableId, to: Grantee, masking: Masking, bound: NewMask) {
+        self.entities.push(Entity::MaskingPolicy(MaskingPolicy {
+            id: PolicyId::generate(),
+            name: format!("m{}", self.entities.len()),
+            table,
+            columns: bound.columns,
+            to: vec![to],
+            except: Vec::new(),
+            masking,
+            reads: bound.reads,
+            priority: 0,
+            creator: PrincipalName::local("admin"),
+            version: 1,
+            comment: None,
+        }));
+    }
+
+    /// A policy of admin's whose text asks other tables, made as CREATE POLICY makes it.
+    pub async fn policy_asking(&mut self, object: ObjectId, kind: PolicyKind, to: Grantee, using: &str, relation: &str, schema: &Schema) {
+        let names = self.namespace_of(|state| Authority::stored(state, &PrincipalName::local("admin")));
+        let binding = names.bind_new_policy(relation, using, schema).await.unwrap();
+        let using_columns = binding.columns.iter().map(|column| column.name.clone()).collect();
+        self.policy_bound(object, kind, to, using, binding.columns);
+        let Some(Entity::Policy(policy)) = self.entities.last_mut() else { unreachable!() };
+        policy.subqueries = binding.reads.map(|reads| PolicySubqueries {
+            catalog: "lake".to_owned(),
+            schema: "public".to_owned(),
+            reads: reads.into_iter().collect(),
+            using_columns,
+            in_using: true,
+            using_reads: None,
+            check: None,
+            creator_groups: Default::default(),
+        });
     }
 
     /// As CREATE POLICY does it.
@@ -224,14 +336,63 @@ impl Lab {
         let mut config = session_config(config);
         let parquet = &mut config.options_mut().execution.parquet;
         (parquet.pushdown_filters, parquet.reorder_filters) = (self.parquet_pushdown, self.parquet_pushdown);
-        SessionStateBuilder::new().with_config(config).with_default_features().build()
+        if let Some((global, query)) = &self.mask_keys {
+            config.set_extension(Arc::new(global.clone()));
+            config.set_extension(Arc::new(FixedQueryKey(query.clone())));
+        }
+        if let Some(sabotage) = self.sabotage {
+            config.set_extension(Arc::new(sabotage));
+        }
+        let builder = SessionStateBuilder::new().with_config(config).with_default_features();
+        let builder = if self.few_functions { with_few_functions(builder) } else { builder };
+        builder.with_physical_optimizer_rules(physical_rules()).build()
+    }
+
+    /// As [`Self::namespace`], for many statements of one user.
+    pub fn namespaces(&self, user: &str) -> impl Fn() -> Namespace + use<> {
+        let (template, state) = (self.template(), Arc::new(State::build(1, self.entities.clone()).unwrap()));
+        let principal = Arc::new(Principal::local_user(user, CredentialKind::Password, None, None));
+        let authority = Authority::of(state.as_ref(), principal);
+        let opener = Arc::new(Opened { tables: self.tables.clone(), lake: self.lake.clone() });
+        move || Namespace::new(Arc::clone(&state), authority.clone(), opener.clone(), template.clone(), "lake", "public").unwrap()
     }
 
     pub fn namespace(&self, user: &str) -> Namespace {
-        let state = Arc::new(State::build(1, self.entities.clone()).unwrap());
         let principal = Arc::new(Principal::local_user(user, CredentialKind::Password, None, None));
-        let authority = Authority::of(state.as_ref(), principal);
-        let opener = Arc::new(Opened(self.tables.clone()));
+        self.namespace_of(|state| Authority::of(state, principal))
+    }
+
+    /// Takes away what was put in last.
+    pub fn take_last(&mut self) -> Entity {
+        self.entities.pop().unwrap()
+    }
+
+    pub fn put(&mut self, entity: Entity) {
+        self.entities.push(entity);
+    }
+
+    /// A stored policy that nobody has tried to bind.
+    pub fn policy_unchecked(&mut self, object: ObjectId, using: &str, reads: &[TableId], schema: &Schema) {
+        let names = schema.fields().iter().map(|field| field.name().as_str()).collect();
+        self.policy_bound(object, PolicyKind::Permissive, Grantee::All, using, bound_columns(schema, &names));
+        let Some(Entity::Policy(policy)) = self.entities.last_mut() else { unreachable!() };
+        let (catalog, schema) = ("lake".to_owned(), "public".to_owned());
+        policy.subqueries = Some(PolicySubqueries {
+            catalog,
+            schema,
+            reads: reads.to_vec(),
+            using_columns: vec!["area".to_owned()],
+            in_using: true,
+            using_reads: None,
+            check: None,
+            creator_groups: Default::default(),
+        });
+    }
+
+    fn namespace_of(&self, authority: impl FnOnce(&State) -> Authority) -> Namespace {
+        let state = Arc::new(State::build(1, self.entities.clone()).unwrap());
+        let authority = authority(state.as_ref());
+        let opener = Arc::new(Opened { tables: self.tables.clone(), lake: self.lake.clone() });
         Namespace::new(state, authority, opener, self.template(), "lake", "public").unwrap()
     }
 
@@ -254,6 +415,49 @@ impl Lab {
     pub async fn lines(&self, user: &str, sql: &str) -> Result<Vec<String>, DataFusionError> {
         self.run(user, sql).await.map(|batches| lines(&batches))
     }
+}
+
+const FEW_FUNCTIONS: [&str; 25] = [
+    "abs",
+    "array_agg",
+    "array_length",
+    "arrow_cast",
+    "bool_or",
+    "character_length",
+    "coalesce",
+    "concat",
+    "count",
+    "date_part",
+    "dense_rank",
+    "first_value",
+    "lag",
+    "lead",
+    "lower",
+    "ntile",
+    "nullif",
+    "replace",
+    "row_number",
+    "string_agg",
+    "substr",
+    "sum",
+    "upper",
+    "max",
+    "min",
+];
+
+fn with_few_functions(builder: SessionStateBuilder) -> SessionStateBuilder {
+    let few = |name: &str| FEW_FUNCTIONS.contains(&name);
+    builder
+        .with_scalar_functions(SessionStateDefaults::default_scalar_functions().into_iter().filter(|it| few(it.name())).collect())
+        .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions().into_iter().filter(|it| few(it.name())).collect())
+        .with_window_functions(SessionStateDefaults::default_window_functions().into_iter().filter(|it| few(it.name())).collect())
+}
+
+/// Where [`delta_table`] lies: in the warehouse, under its id.
+fn location_of(provider: &dyn TableProvider) -> Option<String> {
+    let file = &provider.downcast_ref::<LakeTable>()?.snapshot().files.first()?.path;
+    let (above, below) = file.as_ref().split_once("/warehouse/")?;
+    Some(format!("file:///{above}/warehouse/{}/", below.split('/').next()?))
 }
 
 pub fn user(name: &str) -> Grantee {

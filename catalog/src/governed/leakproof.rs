@@ -15,6 +15,9 @@ use datafusion::physical_expr::expressions::{
 };
 use datafusion::physical_expr::utils::collect_columns;
 
+use super::bind::Rows;
+use super::masks::Masks;
+
 /// Entries of an IN list. A longer one is evaluated above the barrier only: its cost must not fall on hidden rows.
 const MAX_IN_LIST: usize = 4096;
 
@@ -29,7 +32,7 @@ pub(crate) fn is_leakproof(expr: &Expr, schema: &Schema) -> bool {
     logical_type(expr, schema, MAX_DEPTH) == Some(DataType::Boolean)
 }
 
-/// The columns of a governed relation that are read, not computed. A predicate on any other would become one on the
+/// The columns of a governed relation that are read, not computed, and not masked. A predicate on any other would become one on the
 /// expression behind it, on its way down.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum PlainColumns {
@@ -38,6 +41,28 @@ pub(crate) enum PlainColumns {
 }
 
 impl PlainColumns {
+    /// Of these, those that are not masked.
+    pub(crate) fn unmasked(self, schema: &Schema, masks: &Masks) -> Self {
+        if masks.is_empty() {
+            return self;
+        }
+        let shown = |name: &&String| !masks.masks(name);
+        let names: BTreeSet<String> = match &self {
+            Self::Every => schema.fields().iter().map(|field| field.name()).filter(shown).cloned().collect(),
+            Self::Only(names) => names.iter().filter(shown).cloned().collect(),
+        };
+        Self::Only(Arc::new(names))
+    }
+
+    /// None of them where the policy itself may fail: a reader's predicate that chose what is read would choose with it on
+    /// which hidden rows the policy is evaluated.
+    pub(crate) fn under(self, rows: &Rows, schema: &Schema) -> Self {
+        match rows {
+            Rows::Where(policy) if !is_leakproof(policy, schema) => Self::Only(Arc::default()),
+            Rows::Where(_) | Rows::All | Rows::None => self,
+        }
+    }
+
     pub(crate) fn admit(&self, filter: &Expr) -> bool {
         match self {
             Self::Every => true,
@@ -51,6 +76,11 @@ impl PlainColumns {
             Self::Only(names) => collect_columns(filter).iter().all(|column| names.contains(column.name())),
         }
     }
+}
+
+/// Whether an expression of any type can be computed on hidden rows.
+pub(crate) fn is_total(expr: &Expr, schema: &Schema) -> bool {
+    logical_type(expr, schema, MAX_DEPTH).is_some()
 }
 
 /// The same for a physical predicate. Its columns are looked up by position, and must have the name that is there.

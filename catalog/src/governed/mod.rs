@@ -2,19 +2,29 @@
 //! principal writes reaches below the cut unless it cannot leak.
 //!
 //! The way of a scan: [`Grant`](lazaret_auth::Grant) → policies bound to the raw columns ([`bind`]) → [`GovernedTable`] →
-//! raw scan, row filter, [`SecurityBarrierExec`]. [`verify`] looks at the finished plan once more, [`explain`] shows of it
+//! raw scan, row filter, masks, [`SecurityBarrierExec`]. [`verify`] looks at the finished plan once more, [`explain`] shows of it
 //! what may be shown.
 
+mod actions;
 mod barrier;
 pub mod bind;
+mod bind_masks;
 pub mod explain;
 pub mod failure;
 mod functions;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod lab;
-mod leakproof;
+pub(crate) mod leakproof;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod mask_rules;
+mod masks;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod oracle;
 pub mod parse;
+mod physical_rules;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod probes;
@@ -22,6 +32,13 @@ mod row_filter;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod rules;
+#[cfg(test)]
+pub(crate) mod sabotage;
+pub mod size;
+pub(crate) mod subquery;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod subquery_rules;
 mod table;
 mod touched;
 pub mod verify;
@@ -30,9 +47,14 @@ pub(crate) mod view;
 use datafusion::prelude::SessionConfig;
 
 pub use barrier::SecurityBarrierExec;
-pub use bind::{BindError, PolicyBinder, Rows};
-pub use failure::{FailureKind, ScanFailure};
+pub use bind::{BindError, NewBinding, PolicyBinder, Rows};
+pub use bind_masks::NewMask;
+pub use failure::{FailureKind, ScanFailure, classify, is_missing_file};
 pub use functions::identity_functions;
+pub use masks::{MaskKeys, Masks};
+pub use physical_rules::physical_rules;
+pub use subquery::{is_of_policy, tables_named};
+pub(crate) use table::Policies;
 pub use table::{GovernedTable, Witness};
 pub use touched::{AppliedPolicy, Touched, TouchedTables};
 pub use verify::{Leaves, Ungoverned, verify_logical, verify_physical};

@@ -28,11 +28,12 @@ impl From<ParserError> for ParseError {
 /// One expression, and nothing behind it.
 pub fn expression(text: &str) -> Result<Expr, ParseError> {
     let mut parser = parser(text)?;
-    let expr = parser.parse_expr()?;
+    let mut expr = parser.parse_expr()?;
     let rest = parser.next_token();
     if rest.token != Token::EOF {
         return Err(ParseError::Syntax(format!("unexpected {} at {}", rest.token, rest.span.start)));
     }
+    normalise_fetch(&mut expr);
     Ok(expr)
 }
 
@@ -41,7 +42,7 @@ pub fn query(text: &str) -> Result<Statement, ParseError> {
     let mut statements = parser(text)?.parse_statements()?;
     match (statements.pop(), statements.is_empty()) {
         (Some(Statement::Query(mut query)), true) => {
-            normalise_fetch(&mut query);
+            normalise_fetch(query.as_mut());
             Ok(Statement::Query(query))
         }
         _ => Err(ParseError::NotAQuery),

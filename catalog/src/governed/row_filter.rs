@@ -12,7 +12,7 @@ use arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{internal_datafusion_err, internal_err};
-use datafusion::error::Result;
+use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::utils::split_conjunction;
@@ -124,6 +124,8 @@ impl ExecutionPlan for RowFilterExec {
             projection: Arc::clone(&self.projection),
             schema: self.schema(),
             visible: BatchCoalescer::new(self.schema(), batch_rows),
+            batch_rows,
+            counted: 0,
             input: Some(self.input.execute(partition, context)?),
         }))
     }
@@ -164,24 +166,46 @@ struct RowFilterStream {
     projection: Arc<[usize]>,
     schema: SchemaRef,
     visible: BatchCoalescer,
+    /// In one outgoing batch. The borders of batches tell nothing of the rows between the visible ones.
+    batch_rows: usize,
+    /// Visible rows that have not gone out, where there are no columns.
+    counted: usize,
     /// `None` after the end or an error.
     input: Option<SendableRecordBatchStream>,
 }
 
 impl RowFilterStream {
     /// Without columns, a batch is only its number of rows, which the coalescer does not carry.
-    fn let_through(&mut self, batch: RecordBatch) -> Result<Option<RecordBatch>> {
-        let mask = self.mask(&batch)?;
+    fn take_in(&mut self, batch: &RecordBatch) -> Result<()> {
+        let mask = self.mask(batch)?;
         if self.projection.is_empty() {
-            let rows = mask.true_count();
-            let options = RecordBatchOptions::new().with_row_count(Some(rows));
-            let counted = RecordBatch::try_new_with_options(Arc::clone(&self.schema), Vec::new(), &options)?;
-            return Ok((rows > 0).then_some(counted));
-        }
-        if mask.has_true() {
+            self.counted += mask.true_count();
+        } else if mask.has_true() {
             self.visible.push_batch_with_filter(batch.project(&self.projection)?, &mask)?;
         }
-        Ok(self.visible.next_completed_batch())
+        Ok(())
+    }
+
+    /// A full batch, or what is left at the end.
+    fn next_batch(&mut self) -> Result<Option<RecordBatch>> {
+        if !self.projection.is_empty() {
+            return Ok(self.visible.next_completed_batch());
+        }
+        let rows = self.counted.min(self.batch_rows);
+        if rows == 0 || (rows < self.batch_rows && self.input.is_some()) {
+            return Ok(None);
+        }
+        self.counted -= rows;
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        Ok(Some(RecordBatch::try_new_with_options(Arc::clone(&self.schema), Vec::new(), &options)?))
+    }
+
+    /// After an error nothing follows.
+    fn end(&mut self, error: DataFusionError) -> DataFusionError {
+        self.input = None;
+        self.counted = 0;
+        self.visible = BatchCoalescer::new(Arc::clone(&self.schema), self.batch_rows);
+        error
     }
 
     /// True where a row is visible; where the policy is NULL it is not.
@@ -200,24 +224,21 @@ impl Stream for RowFilterStream {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
-            if let Some(batch) = self.visible.next_completed_batch() {
-                return Poll::Ready(Some(Ok(batch)));
-            }
-            let Some(input) = &mut self.input else { return Poll::Ready(None) };
-            let out = match ready!(input.poll_next_unpin(cx)) {
-                Some(batch) => batch.and_then(|batch| self.let_through(batch)),
-                None => {
-                    self.input = None;
-                    self.visible.finish_buffered_batch().map(|()| None).map_err(Into::into)
-                }
-            };
-            match out {
+            match self.next_batch() {
                 Ok(Some(batch)) => return Poll::Ready(Some(Ok(batch))),
                 Ok(None) => {}
-                Err(error) => {
+                Err(error) => return Poll::Ready(Some(Err(self.end(error)))),
+            }
+            let Some(input) = &mut self.input else { return Poll::Ready(None) };
+            let taken = match ready!(input.poll_next_unpin(cx)) {
+                Some(batch) => batch.and_then(|batch| self.take_in(&batch)),
+                None => {
                     self.input = None;
-                    return Poll::Ready(Some(Err(error)));
+                    self.visible.finish_buffered_batch().map_err(Into::into)
                 }
+            };
+            if let Err(error) = taken {
+                return Poll::Ready(Some(Err(self.end(error))));
             }
         }
     }

@@ -68,6 +68,20 @@ async fn pruning_goes_through_the_barrier() {
     assert!(render_physical(plan.as_ref(), false).contains("TopK"));
 }
 
+/// A batch that ended where the source's does would tell how many hidden rows lie between two visible ones.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_borders_of_batches_tell_nothing() {
+    let (mut lab, _) = Lab::with_governed_table(lab::memory_table());
+    (lab.batch_size, lab.target_partitions) = (100, 1);
+    for sql in ["SELECT 1 FROM t", "SELECT id FROM t"] {
+        let sizes: Vec<usize> = lab.run("rui", sql).await.unwrap().iter().map(RecordBatch::num_rows).collect();
+        assert_eq!(sizes, [100; 10], "{sql}");
+    }
+    lab.batch_size = 300;
+    let sizes: Vec<usize> = lab.run("rui", "SELECT 1 FROM t").await.unwrap().iter().map(RecordBatch::num_rows).collect();
+    assert_eq!(sizes, [300, 300, 300, 100]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_lake_prunes_files_by_policy_and_by_query() {
     let folder = tempfile::tempdir().unwrap();
@@ -232,6 +246,7 @@ async fn what_is_not_visible_is_not_there() {
             location: "file:///lake/hidden/".to_owned(),
             managed: false,
             options: Default::default(),
+            outside: Vec::new(),
         },
         false,
     );

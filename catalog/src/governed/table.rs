@@ -25,7 +25,11 @@ use super::barrier::{SecurityBarrierExec, visible_schema};
 use super::bind::Rows;
 use super::failure::ScanFailure;
 use super::leakproof::{PlainColumns, is_leakproof};
+use super::masks::Masks;
 use super::row_filter::RowFilterExec;
+#[cfg(test)]
+use super::sabotage::{self, Sabotage};
+use super::size::PlanSize;
 use super::touched::TouchedTables;
 use super::verify::Leaves;
 use super::view::ViewQuery;
@@ -36,6 +40,9 @@ use crate::lake::OpenTable;
 pub struct Witness {
     pub(crate) touched: Arc<TouchedTables>,
     pub(crate) leaves: Arc<Leaves>,
+    /// What a test has broken.
+    #[cfg(test)]
+    pub(crate) sabotage: Option<Sabotage>,
 }
 
 /// The only thing that a namespace hands out. Made from a [`Grant`], the opened table, and the policies of the grant, bound.
@@ -51,6 +58,12 @@ pub struct GovernedTable {
     witness: Witness,
 }
 
+/// What the policies of a grant come to for one table.
+pub(crate) struct Policies {
+    pub rows: Rows,
+    pub masks: Masks,
+}
+
 /// How far a reader sees into the raw table.
 enum Reach {
     /// Every row and every column: the raw scan as it is.
@@ -60,30 +73,54 @@ enum Reach {
         columns: Vec<usize>,
         schema: SchemaRef,
         rows: Rows,
+        masks: Masks,
     },
 }
 
 impl GovernedTable {
-    /// A stored table. `rows` is what the grant's policies were bound to.
-    pub(crate) fn table(grant: &Grant, name: Arc<str>, open: OpenTable, rows: Rows, witness: Witness) -> Self {
-        let unrestricted = grant.is_unrestricted() && matches!(rows, Rows::All);
-        let view = if unrestricted { Reach::Everything } else { Reach::granted(open.provider.schema().as_ref(), grant.columns(), rows) };
-        let plain = PlainColumns::Every;
+    /// A stored table. `policies` is what the grant's were bound to; predicates on `plain` columns may go down into `open`.
+    pub(crate) fn table(grant: &Grant, name: Arc<str>, open: OpenTable, plain: PlainColumns, policies: Policies, witness: Witness) -> Self {
+        let unrestricted = grant.is_unrestricted() && matches!(policies.rows, Rows::All) && policies.masks.is_empty();
+        let raw = open.provider.schema();
+        let plain = plain.under(&policies.rows, &raw).unmasked(&raw, &policies.masks);
+        let columns = grant.columns();
+        #[cfg(test)]
+        let columns = if witness.sabotage == Some(Sabotage::ClosedColumns) { &GrantedColumns::Every } else { columns };
+        let view = if unrestricted { Reach::Everything } else { Reach::granted(&raw, columns, policies) };
         Self { id: Some(grant.table()), name, inner: open.provider, view, plain, table_type: TableType::Base, witness }
     }
 
     /// A stored view: closed by a barrier whatever the grant, for what its query hides is its owner's to decide.
-    pub(crate) fn view(grant: &Grant, name: Arc<str>, query: ViewQuery, rows: Rows, witness: Witness) -> Self {
-        let view = Reach::granted(query.schema().as_ref(), grant.columns(), rows);
-        let plain = PlainColumns::Only(query.plain_columns());
-        Self { id: Some(grant.table()), name, inner: Arc::new(query), view, plain, table_type: TableType::View, witness }
+    pub(crate) fn view(grant: &Grant, name: Arc<str>, query: Arc<ViewQuery>, policies: Policies, witness: Witness) -> Self {
+        let plain = PlainColumns::Only(query.plain_columns()).under(&policies.rows, &query.schema());
+        let plain = plain.unmasked(&query.schema(), &policies.masks);
+        let view = Reach::granted(query.schema().as_ref(), grant.columns(), policies);
+        Self { id: Some(grant.table()), name, inner: query, view, plain, table_type: TableType::View, witness }
+    }
+
+    /// The raw table inside the query of its own policy, whose leaves the witness has.
+    pub(crate) fn beneath(inner: Arc<dyn TableProvider>, name: Arc<str>, witness: Witness) -> Self {
+        Self { id: None, name, inner, view: Reach::Everything, plain: PlainColumns::Every, table_type: TableType::Base, witness }
+    }
+
+    /// Rows that are to come into a table: those that its policies let in.
+    pub(crate) fn new_rows(inner: Arc<dyn TableProvider>, name: Arc<str>, plain: PlainColumns, rows: Rows, witness: Witness) -> Self {
+        let raw = inner.schema();
+        let plain = plain.under(&rows, &raw);
+        let view = Reach::granted(&raw, &GrantedColumns::Every, Policies { rows, masks: Masks::default() });
+        Self { id: None, name, inner, view, plain, table_type: TableType::Base, witness }
     }
 
     /// A table of the server, which shows each principal what it may see; behind a barrier like any other.
     pub(crate) fn reserved(name: Arc<str>, inner: Arc<dyn TableProvider>, witness: Witness) -> Self {
-        let view = Reach::granted(inner.schema().as_ref(), &GrantedColumns::Every, Rows::All);
+        let view = Reach::granted(inner.schema().as_ref(), &GrantedColumns::Every, Policies { rows: Rows::All, masks: Masks::default() });
         let plain = PlainColumns::Every;
         Self { id: None, name, table_type: inner.table_type(), inner, view, plain, witness }
+    }
+
+    /// Of the query inside, where there is one.
+    pub(crate) fn size(&self) -> Option<PlanSize> {
+        self.inner.downcast_ref::<ViewQuery>().map(ViewQuery::size)
     }
 
     /// `catalog.schema.table`.
@@ -102,6 +139,10 @@ impl GovernedTable {
     }
 
     fn goes_down(&self, filter: &Expr, schema: &Schema) -> bool {
+        #[cfg(test)]
+        if self.witness.sabotage == Some(Sabotage::FalliblePredicate) {
+            return true;
+        }
         is_leakproof(filter, schema) && self.plain.admit(filter)
     }
 
@@ -123,9 +164,11 @@ impl GovernedTable {
         Ok(scan)
     }
 
-    /// raw scan → policy → requested columns → barrier → whatever the reader wrote that might leak.
+    /// raw scan → row policy → requested columns, masked → barrier → whatever the reader wrote that might leak.
     async fn scan_some(&self, state: &dyn Session, args: &ScanArgs<'_>) -> Result<Arc<dyn ExecutionPlan>> {
-        let Reach::Some { columns, schema, rows } = &self.view else { return internal_err!("the table is not restricted") };
+        let Reach::Some { columns, schema, rows, masks } = &self.view else { return internal_err!("the table is not restricted") };
+        #[cfg(test)]
+        let rows = if self.witness.sabotage == Some(Sabotage::NoRowFilter) { &Rows::All } else { rows };
         let every: Vec<usize> = (0..columns.len()).collect();
         let requested = args.projection().unwrap_or(&every);
         let filters = args.filters().unwrap_or_default();
@@ -134,13 +177,13 @@ impl GovernedTable {
         let harmless: Vec<&Expr> = parts.filter(|part| self.goes_down(part, schema)).collect();
 
         let mut shown = requested.to_vec();
-        for column in suspect.iter().flat_map(|filter| filter.column_refs()) {
+        for column in suspect.iter().chain(&harmless).flat_map(|filter| filter.column_refs()) {
             let index = schema.index_of(&column.name)?;
             if !shown.contains(&index) {
                 shown.push(index);
             }
         }
-        if !suspect.is_empty() {
+        if shown.len() > requested.len() {
             shown.sort_unstable();
         }
         let mut raw = Vec::with_capacity(shown.len());
@@ -149,6 +192,20 @@ impl GovernedTable {
                 Some(index) => raw.push(*index),
                 None => return internal_err!("a projection names a column that is not there"),
             }
+        }
+
+        let raw_schema = self.inner.schema();
+        if !masks.is_empty() {
+            // What the masks read comes along to where they are applied.
+            for index in raw.clone() {
+                for column in masks.read_for(raw_schema.field(index).name()) {
+                    let index = raw_schema.index_of(&column)?;
+                    if !raw.contains(&index) {
+                        raw.push(index);
+                    }
+                }
+            }
+            raw.sort_unstable();
         }
 
         let below = match rows {
@@ -165,16 +222,34 @@ impl GovernedTable {
                 // Sources read in table order; some take no other.
                 read.sort_unstable();
                 let parts = split_conjunction(policy);
-                let raw_schema = self.inner.schema();
                 let hints = parts.into_iter().filter(|part| is_leakproof(part, &raw_schema));
                 let scan = self.scan_raw(state, &read, &hints.chain(harmless.iter().copied()).collect::<Vec<_>>()).await?;
                 let predicate = state.create_physical_expr(policy.clone(), &DFSchema::try_from(scan.schema())?)?;
+                #[cfg(test)]
+                let scan = sabotage::below(self.witness.sabotage, state, scan, &harmless, args.limit())?;
                 let projection = raw.iter().filter_map(|index| read.iter().position(|it| it == index)).collect::<Vec<_>>();
                 let enough_rows = args.limit().filter(|_| suspect.is_empty());
                 Arc::new(RowFilterExec::try_new(predicate, projection.into(), enough_rows, scan)?)
             }
         };
-        let closed: Arc<dyn ExecutionPlan> = Arc::new(SecurityBarrierExec::new(Arc::clone(&self.name), self.plain.clone(), below));
+        let below = match rows {
+            _ if masks.is_empty() => below,
+            Rows::None => below,
+            Rows::All | Rows::Where(_) => {
+                let columns: Vec<_> = shown.iter().map(|index| schema.field(*index)).collect();
+                #[cfg(test)]
+                let masks = &if self.witness.sabotage == Some(Sabotage::NoMask) { Masks::default() } else { masks.clone() };
+                masks.apply(state, &columns, below)?
+            }
+        };
+        let barrier = SecurityBarrierExec::new(Arc::clone(&self.name), self.plain.clone(), masks.names().into(), below);
+        let visible = DFSchema::try_from(barrier.schema())?;
+        let sifted =
+            harmless.iter().map(|filter| state.create_physical_expr(unqualified(filter)?, &visible)).collect::<Result<Vec<_>>>()?;
+        let barrier = barrier.sifting(sifted).spread_over(state.config().target_partitions());
+        let closed: Arc<dyn ExecutionPlan> = Arc::new(barrier);
+        #[cfg(test)]
+        let closed = if self.witness.sabotage == Some(Sabotage::CountFromStatistics) { sabotage::telling(closed) } else { closed };
         let order = requested.iter().filter_map(|index| shown.iter().position(|it| it == index)).collect::<Vec<_>>();
         apply_above(state, closed, &suspect, &order)
     }
@@ -199,19 +274,19 @@ impl GovernedTable {
             return internal_err!("a source reads other columns than it was asked for");
         }
         self.witness.leaves.close(&plan);
+        if let Reach::Some { masks, .. } = &self.view {
+            self.witness.leaves.mask(&plan, &masks.names().into());
+        }
         Ok(plan)
     }
 }
 
 impl Reach {
-    fn granted(raw: &Schema, granted: &GrantedColumns, rows: Rows) -> Self {
-        let is_granted = |name: &String| match granted {
-            GrantedColumns::Every => true,
-            GrantedColumns::Only(columns) => columns.contains(name),
-        };
+    fn granted(raw: &Schema, granted: &GrantedColumns, Policies { rows, masks }: Policies) -> Self {
+        let is_granted = |name: &str| granted.contains(name);
         let (columns, fields): (Vec<usize>, Vec<_>) =
-            raw.fields().iter().cloned().enumerate().filter(|(_, field)| is_granted(field.name())).unzip();
-        Self::Some { columns, schema: visible_schema(&Fields::from(fields)), rows }
+            raw.fields().iter().map(|field| masks.shown(field)).enumerate().filter(|(_, field)| is_granted(field.name())).unzip();
+        Self::Some { columns, schema: visible_schema(&Fields::from(fields)), rows, masks }
     }
 }
 
@@ -223,10 +298,17 @@ fn apply_above(
     columns: &[usize],
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let filters: Vec<Expr> = filters.iter().map(|filter| unqualified(filter)).collect::<Result<_>>()?;
-    let Some(filter) = conjunction(filters) else { return Ok(closed) };
     let schema = closed.schema();
-    let predicate = state.create_physical_expr(filter, &DFSchema::try_from(Arc::clone(&schema))?)?;
-    let filtered = Arc::new(FilterExec::try_new(predicate, closed)?);
+    let filtered: Arc<dyn ExecutionPlan> = match conjunction(filters) {
+        Some(filter) => {
+            let predicate = state.create_physical_expr(filter, &DFSchema::try_from(Arc::clone(&schema))?)?;
+            Arc::new(FilterExec::try_new(predicate, closed)?)
+        }
+        None => closed,
+    };
+    if columns.iter().copied().eq(0..schema.fields().len()) {
+        return Ok(filtered);
+    }
     let columns = columns.iter().map(|index| {
         let name = schema.field(*index).name();
         ProjectionExpr { expr: Arc::new(PhysicalColumn::new(name, *index)), alias: name.clone() }
@@ -234,7 +316,7 @@ fn apply_above(
     Ok(Arc::new(ProjectionExec::try_new(columns, filtered)?))
 }
 
-fn unqualified(filter: &Expr) -> Result<Expr> {
+pub(super) fn unqualified(filter: &Expr) -> Result<Expr> {
     let bare = filter.clone().transform(|expr| match expr {
         Expr::Column(column) if column.relation.is_some() => Ok(Transformed::yes(Expr::Column(Column::new_unqualified(column.name)))),
         other => Ok(Transformed::no(other)),

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lazaret_auth::{PolicyId, TableId};
+use lazaret_auth::{EmergencyId, PolicyId, TableId};
 use parking_lot::Mutex;
 
 use crate::lake::SnapshotId;
@@ -18,16 +18,22 @@ pub struct Touched {
     pub policies: BTreeSet<AppliedPolicy>,
     /// The columns that its scans read, those in filters too; empty until a plan is made.
     pub columns: BTreeSet<String>,
+    /// The columns that it writes.
+    pub written: BTreeSet<String>,
     /// Whether some row or column is hidden from the one who asks.
     pub restricted: bool,
+    /// The emergency access without which something would be hidden.
+    pub lifted: Option<EmergencyId>,
 }
 
-/// A row policy that binds the one who asks, in the version that was used.
+/// A row or masking policy that binds the one who asks, in the version that was used.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct AppliedPolicy {
     pub id: PolicyId,
     pub name: String,
     pub version: u64,
+    /// The columns that it masks for the one who asks; none: it is a row policy.
+    pub masks: BTreeSet<String>,
 }
 
 /// Shared by a statement's namespace, the views inside it, and the tables that they hand out.
@@ -46,7 +52,9 @@ impl TouchedTables {
         match tables.get_mut(&touched.table) {
             Some(seen) => {
                 seen.policies.extend(touched.policies);
+                seen.written.extend(touched.written);
                 seen.restricted |= touched.restricted;
+                seen.lifted = seen.lifted.or(touched.lifted);
             }
             None => {
                 tables.insert(touched.table, touched);

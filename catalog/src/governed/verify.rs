@@ -1,6 +1,7 @@
 //! The last look at a plan before it runs. Everything here has been made true elsewhere already; a plan for which it does
 //! not hold is a defect of ours and must not run.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -23,6 +24,7 @@ use datafusion::physical_plan::work_table::WorkTableExec;
 use parking_lot::Mutex;
 
 use super::barrier::SecurityBarrierExec;
+use super::masks::MaskExec;
 use super::table::GovernedTable;
 
 /// A plan that is not governed as it must be. Internal: it names no table to a client.
@@ -32,6 +34,8 @@ pub enum Ungoverned {
     ForeignNode(String),
     #[error("the plan reads {0} without a barrier")]
     OpenScan(String),
+    #[error("the plan reads {0} without its masks")]
+    Unmasked(String),
     #[error("the plan cannot be checked")]
     Unchecked(#[source] DataFusionError),
 }
@@ -48,6 +52,8 @@ impl From<Ungoverned> for DataFusionError {
 pub struct Leaves {
     open: Mutex<Vec<SchemaRef>>,
     closed: Mutex<Vec<SchemaRef>>,
+    /// With the columns that no node but a mask may read.
+    masked: Mutex<Vec<(SchemaRef, Arc<BTreeSet<String>>)>>,
 }
 
 impl Leaves {
@@ -59,6 +65,20 @@ impl Leaves {
     /// The scan of a restricted table, before its barrier closes it.
     pub(crate) fn close(&self, plan: &Arc<dyn ExecutionPlan>) {
         visit_leaves(plan.as_ref(), &mut |leaf| self.closed.lock().push(identity(leaf)));
+    }
+
+    /// Of the scan of a restricted table, the columns that are masked.
+    pub(crate) fn mask(&self, plan: &Arc<dyn ExecutionPlan>, columns: &Arc<BTreeSet<String>>) {
+        if !columns.is_empty() {
+            visit_leaves(plan.as_ref(), &mut |leaf| self.masked.lock().push((identity(leaf), Arc::clone(columns))));
+        }
+    }
+
+    /// Whether every column of the leaf that must be masked is, by the mask above it.
+    fn is_covered(&self, leaf: &dyn ExecutionPlan, mask: Option<&MaskExec>) -> bool {
+        let identity = identity(leaf);
+        let masked = self.masked.lock();
+        masked.iter().filter(|(it, _)| Arc::ptr_eq(it, &identity)).all(|(_, columns)| mask.is_some_and(|mask| mask.covers(columns)))
     }
 
     fn may_be_open(&self, leaf: &dyn ExecutionPlan) -> bool {
@@ -104,7 +124,27 @@ pub fn verify_physical(plan: &dyn ExecutionPlan, leaves: &Leaves) -> Result<(), 
             open.get_or_insert_with(|| leaf.name().to_owned());
         }
     });
-    open.map_or(Ok(()), |leaf| Err(Ungoverned::OpenScan(leaf)))
+    open.map_or(Ok(()), |leaf| Err(Ungoverned::OpenScan(leaf)))?;
+    verify_masks(plan, leaves)
+}
+
+/// Below every barrier of a masked table, those inside views too, a mask stands over every leaf.
+fn verify_masks(plan: &dyn ExecutionPlan, leaves: &Leaves) -> Result<(), Ungoverned> {
+    let nothing = Arc::new(BTreeSet::new());
+    let mut open = vec![(plan, &nothing, None)];
+    while let Some((plan, required, mask)) = open.pop() {
+        let (required, mask) = match plan.downcast_ref::<SecurityBarrierExec>() {
+            Some(barrier) => (barrier.masked(), None),
+            None => (required, plan.downcast_ref::<MaskExec>().or(mask)),
+        };
+        let children = plan.children();
+        let by_barrier = required.is_empty() || plan.is::<EmptyExec>() || mask.is_some_and(|mask: &MaskExec| mask.covers(required));
+        if children.is_empty() && !(by_barrier && leaves.is_covered(plan, mask)) {
+            return Err(Ungoverned::Unmasked(plan.name().to_owned()));
+        }
+        open.extend(children.into_iter().map(|child| (child.as_ref(), required, mask)));
+    }
+    Ok(())
 }
 
 fn visit_leaves(plan: &dyn ExecutionPlan, visit: &mut dyn FnMut(&dyn ExecutionPlan)) {

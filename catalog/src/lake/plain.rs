@@ -3,8 +3,7 @@
 //! Not DataFusion's listing table: its cache of listings never expires, and its cache of footers knows no store.
 //! Parquet becomes a lake snapshot without a format's metadata; CSV and JSON get DataFusion's own scans.
 
-use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::collections::{BTreeMap, HashMap};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -24,7 +23,9 @@ use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionContext;
+use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 
 use super::reader::LakeReaderFactory;
@@ -32,12 +33,14 @@ use super::rename::Naming;
 use super::scan::LakeTable;
 use super::snapshot::{FileBounds, LakeError, LakeFile, LakeSnapshot, PathedName, SnapshotId};
 use super::table::{Lake, TableKey, TableSource};
+use super::union::{self, Clash};
 use crate::caches::{Held, Seen};
+use crate::governed::{FailureKind, classify};
 use crate::meta::TableFormat;
 use crate::stores::Location;
 
-/// Footers read at once to learn a table's schema.
-const CONCURRENT_FOOTERS: usize = 16;
+/// Files looked into at once to learn a table's schema.
+const CONCURRENT_FILES: usize = 16;
 
 /// Of a listed file and its footer's share in a plan, about.
 const FILE_BYTES: usize = 512;
@@ -45,9 +48,19 @@ const FILE_BYTES: usize = 512;
 /// A folder as last listed.
 pub(crate) struct PlainTable {
     table: Arc<dyn TableProvider>,
-    files: usize,
     /// Of the files' names, sizes and versions.
     listing: u64,
+    files: usize,
+    /// What was learnt of each file whose schema counts, so that only new ones are looked into.
+    seen: HashMap<Path, SeenFile>,
+}
+
+#[derive(Clone)]
+struct SeenFile {
+    version: u64,
+    schema: Arc<Schema>,
+    /// Known for Parquet.
+    rows: Option<u64>,
 }
 
 impl PlainTable {
@@ -63,48 +76,97 @@ pub(super) async fn open(lake: &Lake, source: &TableSource) -> Result<Arc<dyn Ta
 }
 
 async fn load(lake: &Lake, source: &TableSource, known: Option<Arc<Held<PlainTable>>>) -> Result<Seen<PlainTable>, LakeError> {
-    let location = lake.stores.resolve(&source.location)?;
+    let location = lake.stores.resolve_kept(&source.location)?;
     let store = lake.stores.store(location.store())?;
     let format = Format::new(source)?;
     let files = list(store.as_ref(), &location, &format).await?;
-    let listing = fingerprint(&files);
-    if known.is_some_and(|known| known.value.listing == listing) {
+    let listing = super::version(files.iter().map(|file| (file.location.as_ref(), version(file))).collect::<Vec<_>>());
+    let known = known.as_ref().map(|known| &known.value);
+    if known.is_some_and(|known| known.listing == listing) {
         return Ok(Seen::Same);
     }
     let count = files.len();
-    let table: Arc<dyn TableProvider> = match format {
-        Format::Parquet => Arc::new(parquet_table(lake, &location, files, listing).await?),
-        Format::Text(format) => {
+    let (table, seen): (Arc<dyn TableProvider>, _) = match format {
+        Format::Parquet => {
+            let (table, seen) = parquet_table(lake, &location, &files, known).await?;
+            (Arc::new(table), seen)
+        }
+        Format::Csv(format) => {
+            let seen = look_into(&files, known, |file| csv_file(&location, &format, &store, file).boxed()).await?;
+            let schema = union::by_position(seen.iter().map(|file| file.schema.as_ref()));
+            let schema = Arc::new(schema.map_err(|clash| mismatch(&location, &files, clash))?);
+            (Arc::new(TextTable { schema, format: Arc::new(format), location, files: files.clone() }), seen)
+        }
+        Format::Json(format) => {
             let state = SessionContext::new().state();
-            let schema = format.infer_schema(&state, &store, &files).await.map_err(|error| damaged(&location, &error))?;
-            Arc::new(TextTable { schema, format, location, files })
+            let schema = format.infer_schema(&state, &store, &files).await.map_err(|error| unreadable(location.to_string(), error))?;
+            (Arc::new(TextTable { schema, format: Arc::new(format), location, files: files.clone() }), Vec::new())
         }
     };
-    Ok(Seen::New(PlainTable { table, files: count, listing }))
+    let seen = files.into_iter().map(|file| file.location).zip(seen).collect();
+    Ok(Seen::New(PlainTable { table, listing, files: count, seen }))
+}
+
+/// Each file's schema, from the last time where the file is still the same.
+async fn look_into<'a>(
+    files: &'a [ObjectMeta],
+    known: Option<&PlainTable>,
+    look: impl Fn(&'a ObjectMeta) -> BoxFuture<'a, Result<SeenFile, LakeError>>,
+) -> Result<Vec<SeenFile>, LakeError> {
+    let looks = files.iter().map(|file| {
+        let seen = known.and_then(|known| known.seen.get(&file.location)).filter(|seen| seen.version == version(file));
+        match seen.cloned() {
+            Some(seen) => async { Ok(seen) }.boxed(),
+            None => look(file),
+        }
+    });
+    let looks: Vec<_> = looks.collect();
+    let mut seen: Vec<SeenFile> = stream::iter(looks).buffered(CONCURRENT_FILES).try_collect().await?;
+    // Most have the same schema: it is held once.
+    let first = seen.first().map(|first| Arc::clone(&first.schema));
+    if let Some(first) = first {
+        seen.iter_mut().filter(|file| file.schema == first).for_each(|file| file.schema = Arc::clone(&first));
+    }
+    Ok(seen)
+}
+
+/// Plain files may be replaced under their name.
+fn version(file: &ObjectMeta) -> u64 {
+    super::version(super::identity(file))
+}
+
+async fn csv_file(location: &Location, format: &CsvFormat, store: &Arc<dyn ObjectStore>, file: &ObjectMeta) -> Result<SeenFile, LakeError> {
+    let state = SessionContext::new().state();
+    let schema = format.infer_schema(&state, store, std::slice::from_ref(file)).await;
+    let schema = schema.map_err(|error| unreadable(url(location, file), error))?;
+    Ok(SeenFile { version: version(file), schema, rows: None })
 }
 
 enum Format {
     Parquet,
-    Text(Arc<dyn FileFormat>),
+    Csv(CsvFormat),
+    Json(JsonFormat),
 }
 
 impl Format {
     fn new(source: &TableSource) -> Result<Self, LakeError> {
         let options = Options(source.options.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone())).collect());
         match source.format {
-            TableFormat::Csv => Ok(Self::Text(Arc::new(csv(options)?))),
-            TableFormat::Json => Ok(Self::Text(Arc::new(json(options)?))),
+            TableFormat::Csv => csv(options).map(Self::Csv),
+            TableFormat::Json => json(options).map(Self::Json),
             _ => options.done("PARQUET").map(|()| Self::Parquet),
         }
     }
 
     fn extension(&self) -> String {
+        let text = |format: &dyn FileFormat| {
+            let compression = format.compression_type().unwrap_or(FileCompressionType::UNCOMPRESSED);
+            format.get_ext_with_compression(&compression).unwrap_or_else(|_| format.get_ext())
+        };
         match self {
             Self::Parquet => ".parquet".to_owned(),
-            Self::Text(format) => {
-                let compression = format.compression_type().unwrap_or(FileCompressionType::UNCOMPRESSED);
-                format.get_ext_with_compression(&compression).unwrap_or_else(|_| format.get_ext())
-            }
+            Self::Csv(format) => text(format),
+            Self::Json(format) => text(format),
         }
     }
 }
@@ -208,63 +270,61 @@ async fn list(store: &dyn ObjectStore, location: &Location, format: &Format) -> 
     if files.is_empty() {
         let format = match format {
             Format::Parquet => "Parquet",
-            Format::Text(_) => "text",
+            Format::Csv(_) | Format::Json(_) => "text",
         };
         return Err(LakeError::NotATable { format, location: location.to_string() });
     }
     Ok(files)
 }
 
-/// Plain files may be replaced under their name, so their versions are a part of what a footer is cached under.
-fn fingerprint(files: &[ObjectMeta]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    for file in files {
-        (file.location.as_ref(), file.size, file.last_modified, &file.e_tag, &file.version).hash(&mut hasher);
-    }
-    hasher.finish()
-}
-
-async fn parquet_table(lake: &Lake, location: &Location, files: Vec<ObjectMeta>, listing: u64) -> Result<LakeTable, LakeError> {
-    let snapshot = |schema, files| LakeSnapshot {
-        id: SnapshotId(0),
-        schema,
-        naming: PathedName::Logical,
-        name_mapping: None,
-        initial_defaults: Default::default(),
-        files,
-        bounds: FileBounds::default(),
-    };
+async fn parquet_table(
+    lake: &Lake,
+    location: &Location,
+    files: &[ObjectMeta],
+    known: Option<&PlainTable>,
+) -> Result<(LakeTable, Vec<SeenFile>), LakeError> {
     let reader = LakeReaderFactory {
         store_name: Arc::clone(location.store()),
         store: lake.stores.store(location.store())?,
         caches: Arc::clone(&lake.caches),
-        naming: Arc::new(Naming::new(&snapshot(Arc::new(Schema::empty()), Vec::new())).of_version(listing)),
+        naming: Arc::new(Naming::logical(&Fields::empty())),
     };
-    let footers: Vec<_> = files
-        .iter()
-        .map(|file| {
-            let reader = reader.file(file.location.clone(), file.size);
-            async move { reader.own_schema().await.map_err(|error| damaged_file(location, file, &error)) }.boxed()
-        })
-        .collect();
-    let found: Vec<(Schema, u64)> = stream::iter(footers).buffered(CONCURRENT_FOOTERS).try_collect().await?;
-    let merged = Schema::try_merge(found.iter().map(|(schema, _)| Schema::new(canonical(schema.fields()))));
-    let schema = merged.map_err(|error| damaged(location, &error))?;
-    let lake_file = |(file, (_, rows)): (&ObjectMeta, &(Schema, u64))| LakeFile {
+    let look = |file: &ObjectMeta| {
+        let (reader, version, url) = (reader.file(file.location.clone(), file.size, version(file)), version(file), url(location, file));
+        async move {
+            let (schema, rows) = reader.own_schema().await.map_err(|error| unreadable(url, error))?;
+            Ok(SeenFile { version, schema: Arc::new(schema), rows: Some(rows) })
+        }
+        .boxed()
+    };
+    let seen = look_into(files, known, look).await?;
+    let schema = union::by_name(seen.iter().map(|file| file.schema.as_ref())).map_err(|clash| mismatch(location, files, clash))?;
+    let lake_file = |(file, seen): (&ObjectMeta, &SeenFile)| LakeFile {
         store: Arc::clone(location.store()),
         path: file.location.clone(),
         size_bytes: file.size,
-        rows: Some(*rows),
+        version: seen.version,
+        rows: seen.rows,
         constants: Arc::from([]),
         deletes: Vec::new(),
     };
-    let files = files.iter().zip(&found).map(lake_file).collect();
-    let snapshot = Arc::new(snapshot(Arc::new(schema), files));
-    Ok(LakeTable::of_version(snapshot, Arc::clone(&lake.stores), Arc::clone(&lake.caches), listing))
+    let lake_files: Vec<_> = files.iter().zip(&seen).map(lake_file).collect();
+    let schema = Arc::new(schema);
+    let snapshot = LakeSnapshot {
+        id: SnapshotId(0),
+        schema: Arc::clone(&schema),
+        naming: PathedName::Logical,
+        name_mapping: None,
+        initial_defaults: Default::default(),
+        bounds: FileBounds::default().completed(&schema, &lake_files),
+        files: lake_files,
+        outside: Default::default(),
+    };
+    Ok((LakeTable::new(Arc::new(snapshot), Arc::clone(&lake.stores), Arc::clone(&lake.caches)), seen))
 }
 
 /// With the names for the children of lists and maps that renamed footers have.
-fn canonical(fields: &Fields) -> Fields {
+pub(super) fn canonical(fields: &Fields) -> Fields {
     fields.iter().map(|field| canonical_field(field.name(), field)).collect()
 }
 
@@ -286,12 +346,25 @@ fn canonical_field(name: &str, field: &FieldRef) -> FieldRef {
     Arc::new(Field::new(name, data_type, field.is_nullable()))
 }
 
-fn damaged(location: &Location, error: &dyn std::error::Error) -> LakeError {
-    LakeError::Corrupt { file: location.to_string(), reason: error.to_string() }
+/// A file that cannot be read: what the store says of it comes first.
+fn unreadable(file: String, error: impl std::error::Error + 'static) -> LakeError {
+    match classify(&error) {
+        FailureKind::Unavailable => {
+            let source = object_store::Error::Generic { store: "plain files", source: error.to_string().into() };
+            LakeError::Storage { file, source }
+        }
+        FailureKind::Unsupported => LakeError::Unsupported { feature: error.to_string() },
+        _ => LakeError::Corrupt { file, reason: error.to_string() },
+    }
 }
 
-fn damaged_file(location: &Location, file: &ObjectMeta, error: &dyn std::error::Error) -> LakeError {
-    LakeError::Corrupt { file: format!("{}/{}", location.store(), file.location), reason: error.to_string() }
+fn mismatch(location: &Location, files: &[ObjectMeta], clash: Clash) -> LakeError {
+    let file = files.get(clash.file).map_or_else(|| location.to_string(), |file| url(location, file));
+    LakeError::Mismatch { file, reason: clash.reason }
+}
+
+fn url(location: &Location, file: &ObjectMeta) -> String {
+    format!("{}/{}", location.store(), file.location)
 }
 
 /// CSV or JSON files.

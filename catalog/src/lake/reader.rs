@@ -28,6 +28,7 @@ use parquet::file::metadata::{
 use parquet::file::page_index::column_index::ColumnIndexMetaData;
 use parquet::schema::types::SchemaDescriptor;
 
+use super::plain::canonical;
 use super::rename::Naming;
 use crate::caches::{Caches, FooterKey, RangeKey};
 use crate::stores::FooterRead;
@@ -50,7 +51,7 @@ impl fmt::Debug for LakeReaderFactory {
 }
 
 impl LakeReaderFactory {
-    pub(crate) fn file(&self, path: Path, size_bytes: u64) -> LakeFileReader {
+    pub(crate) fn file(&self, path: Path, size_bytes: u64, version: u64) -> LakeFileReader {
         LakeFileReader {
             store_name: Arc::clone(&self.store_name),
             store: Arc::clone(&self.store),
@@ -58,6 +59,7 @@ impl LakeReaderFactory {
             naming: Arc::clone(&self.naming),
             path,
             size_bytes,
+            version,
             metrics: None,
         }
     }
@@ -71,11 +73,15 @@ impl ParquetFileReaderFactory for LakeReaderFactory {
         _metadata_size_hint: Option<usize>,
         metrics: &ExecutionPlanMetricsSet,
     ) -> datafusion::common::Result<Box<dyn AsyncFileReader + Send>> {
-        let mut reader = self.file(file.object_meta.location, file.object_meta.size);
+        let version = file.extension::<FileVersion>().map_or(0, |version| version.0);
+        let mut reader = self.file(file.object_meta.location, file.object_meta.size, version);
         reader.metrics = Some(ParquetFileMetrics::new(partition, reader.path.as_ref(), metrics));
         Ok(Box::new(reader))
     }
 }
+
+/// [`LakeFile::version`](super::snapshot::LakeFile::version), on its way through a plan.
+pub(crate) struct FileVersion(pub u64);
 
 /// One data file.
 pub(crate) struct LakeFileReader {
@@ -85,49 +91,49 @@ pub(crate) struct LakeFileReader {
     naming: Arc<Naming>,
     path: Path,
     size_bytes: u64,
+    version: u64,
     metrics: Option<ParquetFileMetrics>,
 }
 
 impl LakeFileReader {
     /// The footer with the table's names, from the cache or the store.
     pub(crate) async fn footer(&self) -> Result<Arc<ParquetMetaData>> {
-        let key = FooterKey {
-            store: Arc::clone(&self.store_name),
-            path: self.path.clone(),
-            size_bytes: self.size_bytes,
-            naming: self.naming.fingerprint(),
+        let load = async {
+            let (tail, encoded) = self.fetch_footer().await?;
+            renamed(tail, &encoded, &self.naming).await.map(Arc::new)
         };
-        let load = async { self.load_footer().await.map(Arc::new) };
-        self.caches.footers.get_with(key, load).await.map_err(|error: Arc<ParquetError>| {
+        self.caches.footers.get_with(self.footer_key(&self.naming), load).await.map_err(|error: Arc<ParquetError>| {
             // Kept whole, so that whoever handles it can tell a damaged file from an unreachable store.
             ParquetError::External(Box::new(FooterError { file: format!("{}/{}", self.store_name, self.path), source: error }))
         })
     }
 
-    /// The schema by the file's own names, without `ARROW:schema`, and the number of rows. Not cached.
+    fn footer_key(&self, naming: &Naming) -> FooterKey {
+        FooterKey {
+            store: Arc::clone(&self.store_name),
+            path: self.path.clone(),
+            size_bytes: self.size_bytes,
+            version: self.version,
+            naming: naming.fingerprint(),
+        }
+    }
+
+    /// The schema by the file's own names, without `ARROW:schema`, and the number of rows. The footer is cached as it is
+    /// wanted in a table whose files all have this schema, which spares most of them a second request.
     pub(crate) async fn own_schema(&self) -> Result<(Schema, u64)> {
-        let (_, encoded) = self.fetch_footer().await?;
+        let (tail, encoded) = self.fetch_footer().await?;
         let metadata = ParquetMetaDataReader::decode_metadata(&encoded)?;
         let file = metadata.file_metadata();
         let schema = parquet_to_arrow_schema(file.schema_descr(), None)?;
         let coerced = Int96Coercer::new(file.schema_descr(), &schema, &TimeUnit::Microsecond).with_timezone(Some("UTC".into())).coerce();
         let rows = u64::try_from(file.num_rows()).map_err(|_| ParquetError::General("a negative number of rows".to_owned()))?;
-        Ok((coerced.unwrap_or(schema), rows))
-    }
-
-    async fn load_footer(&self) -> Result<ParquetMetaData> {
-        let (mut tail, encoded) = self.fetch_footer().await?;
-
-        let schema = self.naming.apply(ParquetMetaDataReader::decode_schema(&encoded)?.as_ref())?;
-        let trusted = trusted_leaves(&schema);
-        let options = ParquetMetaDataOptions::new()
-            .with_schema(Arc::clone(&schema))
-            .with_column_stats_policy(ParquetStatisticsPolicy::skip_except(&trusted));
-        let metadata = ParquetMetaDataReader::decode_metadata_with_options(&encoded, Some(&options))?;
-
-        let mut indexed = ParquetMetaDataReader::new_with_metadata(metadata).with_page_index_policy(PageIndexPolicy::Optional);
-        indexed.load_page_index(&mut tail).await?;
-        without_surprises(indexed.finish()?, &trusted)
+        let schema = Schema::new(canonical(coerced.unwrap_or(schema).fields()));
+        let naming = Naming::logical(schema.fields());
+        // What else may be wrong with the file, whoever reads it will be told.
+        if let Ok(footer) = renamed(tail, &encoded, &naming).await {
+            self.caches.footers.insert(self.footer_key(&naming), Arc::new(footer)).await;
+        }
+        Ok((schema, rows))
     }
 
     /// The encoded footer, and the end of the file that was read with it.
@@ -171,7 +177,7 @@ impl LakeFileReader {
             store: Arc::clone(&self.store_name),
             path: self.path.clone(),
             size_bytes: self.size_bytes,
-            version: self.naming.version(),
+            version: self.version,
             start: range.start,
             end: range.end,
         };
@@ -250,6 +256,20 @@ impl std::error::Error for FooterError {
 
 fn external(error: object_store::Error) -> ParquetError {
     ParquetError::External(Box::new(error))
+}
+
+/// A footer with its page index, and a table's names.
+async fn renamed(mut tail: Tail<'_>, encoded: &Bytes, naming: &Naming) -> Result<ParquetMetaData> {
+    let schema = naming.apply(ParquetMetaDataReader::decode_schema(encoded)?.as_ref())?;
+    let trusted = trusted_leaves(&schema);
+    let options = ParquetMetaDataOptions::new()
+        .with_schema(Arc::clone(&schema))
+        .with_column_stats_policy(ParquetStatisticsPolicy::skip_except(&trusted));
+    let metadata = ParquetMetaDataReader::decode_metadata_with_options(encoded, Some(&options))?;
+
+    let mut indexed = ParquetMetaDataReader::new_with_metadata(metadata).with_page_index_policy(PageIndexPolicy::Optional);
+    indexed.load_page_index(&mut tail).await?;
+    without_surprises(indexed.finish()?, &trusted)
 }
 
 /// The end of a file, and more of it on demand.

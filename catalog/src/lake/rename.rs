@@ -28,41 +28,29 @@ pub(crate) struct Naming {
     by: PathedName,
     name_mapping: Option<HashMap<Vec<String>, i32>>,
     fingerprint: u64,
-    version: u64,
 }
 
 impl Naming {
     pub(crate) fn new(snapshot: &LakeSnapshot) -> Self {
+        Self::by(snapshot.naming, snapshot.schema.fields(), snapshot.name_mapping.clone())
+    }
+
+    /// Of a table whose columns have the names that its files use.
+    pub(crate) fn logical(fields: &Fields) -> Self {
+        Self::by(PathedName::Logical, fields, None)
+    }
+
+    fn by(by: PathedName, fields: &Fields, name_mapping: Option<HashMap<Vec<String>, i32>>) -> Self {
         let mut hasher = DefaultHasher::new();
-        snapshot.naming.hash(&mut hasher);
+        by.hash(&mut hasher);
         // Names, ids, nesting: with the fields' metadata, this is more than what decides, and never less.
-        snapshot.schema.fields().hash(&mut hasher);
-        if let Some(mapping) = &snapshot.name_mapping {
+        fields.hash(&mut hasher);
+        if let Some(mapping) = &name_mapping {
             let mut sorted: Vec<_> = mapping.iter().collect();
             sorted.sort();
             sorted.hash(&mut hasher);
         }
-        Self {
-            fields: snapshot.schema.fields().clone(),
-            by: snapshot.naming,
-            name_mapping: snapshot.name_mapping.clone(),
-            fingerprint: hasher.finish(),
-            version: 0,
-        }
-    }
-
-    /// For files that may be replaced under their name: `version` tells apart what a name stood for.
-    pub(crate) fn of_version(mut self, version: u64) -> Self {
-        let mut hasher = DefaultHasher::new();
-        (self.fingerprint, version).hash(&mut hasher);
-        self.fingerprint = hasher.finish();
-        self.version = version;
-        self
-    }
-
-    /// Of what the files' names stand for; 0 where they stand for one thing for ever.
-    pub(crate) fn version(&self) -> u64 {
-        self.version
+        Self { fields: fields.clone(), by, name_mapping, fingerprint: hasher.finish() }
     }
 
     /// Equal for tables that give every footer the same names.

@@ -1,6 +1,6 @@
 //! The one scan of both formats: a snapshot's files, pruned, without their deleted rows, as DataFusion's Parquet scan.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arrow::array::Array;
@@ -25,17 +25,16 @@ use datafusion::physical_plan::metrics::{MetricBuilder, MetricValue};
 use datafusion::physical_plan::union::UnionExec;
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::ObjectMeta;
-use object_store::path::Path;
 use roaring::RoaringTreemap;
 
 use super::deletes;
 use super::evolve::EvolveFactory;
 use super::prune::prune;
-use super::reader::LakeReaderFactory;
+use super::reader::{FileVersion, LakeReaderFactory};
 use super::rename::Naming;
 use super::snapshot::{LakeError, LakeFile, LakeSnapshot};
 use crate::caches::Caches;
-use crate::stores::{Location, LocationError, Stores};
+use crate::stores::{LocationError, Stores};
 
 /// Data files whose deleted rows one scan looks up at once.
 const CONCURRENT_FILES: usize = 16;
@@ -63,23 +62,17 @@ impl LakeTable {
         Self { naming: Arc::new(Naming::new(&snapshot)), snapshot, schema, stores, caches }
     }
 
-    /// Of files that may be replaced under their name; `version` tells apart what the names stood for.
-    pub(super) fn of_version(snapshot: Arc<LakeSnapshot>, stores: Arc<Stores>, caches: Arc<Caches>, version: u64) -> Self {
-        let naming = Arc::new(Naming::new(&snapshot).of_version(version));
-        Self { naming, ..Self::new(snapshot, stores, caches) }
-    }
-
     pub fn snapshot(&self) -> &Arc<LakeSnapshot> {
         &self.snapshot
     }
 
-    /// Folders outside `location` (a canonical one) in which the version has data files, as canonical locations. They
-    /// were found to lie below a configured place; whether another table owns them is for the catalog to say.
-    pub fn folders_outside(&self, location: &Location) -> Result<Vec<Location>, LocationError> {
-        let files = &self.snapshot.files;
-        let is_outside = |file: &&LakeFile| file.store != *location.store() || !file.path.prefix_matches(location.path());
-        let folders: BTreeSet<_> = files.iter().filter(is_outside).map(|file| (&file.store, folder(&file.path))).collect();
-        folders.into_iter().map(|(store, path)| self.stores.at(store, path)).collect()
+    /// See [`super::territory::folders_outside`]. `location` is the table's own.
+    pub(crate) fn folders_outside(&self, location: &str) -> Result<Arc<[String]>, LocationError> {
+        if let Some(found) = self.snapshot.outside.get() {
+            return Ok(Arc::clone(found));
+        }
+        let found = super::territory::folders_outside(&self.snapshot, &self.stores, &self.stores.resolve(location)?)?;
+        Ok(Arc::clone(self.snapshot.outside.get_or_init(|| found)))
     }
 
     /// With the number of deleted rows of each surviving file.
@@ -102,7 +95,7 @@ impl LakeTable {
 
     async fn count_rows(&self, file: &LakeFile) -> Result<u64, LakeError> {
         let name = || format!("{}/{}", file.store, file.path);
-        let reader = self.reader(&file.store)?.file(file.path.clone(), file.size_bytes);
+        let reader = self.reader(&file.store)?.file(file.path.clone(), file.size_bytes, file.version);
         let footer = reader.footer().await.map_err(|error| LakeError::Corrupt { file: name(), reason: error.to_string() })?;
         u64::try_from(footer.file_metadata().num_rows())
             .map_err(|_| LakeError::Corrupt { file: name(), reason: "a negative number of rows".to_owned() })
@@ -180,6 +173,7 @@ impl LakeTable {
             e_tag: None,
             version: None,
         });
+        partitioned = partitioned.with_extension(FileVersion(file.version));
         partitioned.partition_values = file.constants.iter().map(|(_, value)| value.clone()).collect();
         partitioned.statistics = Some(Arc::new(self.file_statistics(survivor, layout, bounds_of)?));
         if let (Some(deleted), Some(rows)) = (&survivor.deleted, survivor.rows) {
@@ -277,11 +271,6 @@ impl TableProvider for LakeTable {
             )
             .collect())
     }
-}
-
-fn folder(file: &Path) -> Path {
-    let parts: Vec<_> = file.parts().collect();
-    parts.iter().take(parts.len().saturating_sub(1)).cloned().collect()
 }
 
 /// A file that pruning left.

@@ -1,10 +1,10 @@
 //! One version of a table as the scan wants it: its schema, its files, and what is known of each file's columns.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, OnceLock};
 
 use arrow::array::{Array, ArrayRef, UInt64Array};
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion::common::ScalarValue;
 use object_store::path::Path;
 
@@ -40,6 +40,8 @@ pub struct LakeSnapshot {
     pub files: Vec<LakeFile>,
     /// What is known of the files' columns, row `i` of each array for `files[i]`.
     pub bounds: FileBounds,
+    /// Folders outside the table's location that hold files of it, found when they are first asked for.
+    pub(crate) outside: OnceLock<Arc<[String]>>,
 }
 
 impl LakeSnapshot {
@@ -68,12 +70,22 @@ pub struct LakeFile {
     pub store: Arc<str>,
     pub path: Path,
     pub size_bytes: u64,
+    /// Tells apart what stood under the same path before: a plain file that was replaced, a table that was made anew in
+    /// the same place. What is cached of a file is cached under it.
+    pub version: u64,
     /// Rows in the file, deleted ones included.
     pub rows: Option<u64>,
     /// Columns whose value is the same for the whole file and is not read from it: Delta's partition columns,
     /// Iceberg's identity partition columns. Index into the snapshot's schema, ascending.
     pub constants: Arc<[(usize, ScalarValue)]>,
     pub deletes: Vec<DeleteFile>,
+}
+
+impl LakeFile {
+    fn constant(&self, column: usize) -> Option<&ScalarValue> {
+        let at = self.constants.binary_search_by_key(&column, |(index, _)| *index).ok()?;
+        self.constants.get(at).map(|(_, value)| value)
+    }
 }
 
 /// Where to find which rows of a data file are gone. Read only for files that survive pruning; cached by content.
@@ -126,6 +138,48 @@ pub struct FileBounds {
     pub row_counts: Option<UInt64Array>,
 }
 
+impl FileBounds {
+    /// With what the files themselves say: their rows, and their constants, which are a minimum and a maximum. Once per
+    /// version, so that a query need not look at each file.
+    pub(crate) fn completed(mut self, schema: &Schema, files: &[LakeFile]) -> Self {
+        let columns: BTreeSet<usize> = files.iter().flat_map(|file| file.constants.iter().map(|(index, _)| *index)).collect();
+        for index in columns {
+            let Some(field) = schema.fields().get(index) else { continue };
+            let read = self.columns.remove(field.name());
+            if let Some(bounds) = with_constants(field.data_type(), index, files, read.as_ref()) {
+                self.columns.insert(field.name().clone(), bounds);
+            }
+        }
+        self.row_counts.get_or_insert_with(|| files.iter().map(|file| file.rows).collect());
+        self
+    }
+}
+
+/// Bounds of a column that is constant in some files, and in others as they are known from `read`.
+fn with_constants(data_type: &DataType, column: usize, files: &[LakeFile], read: Option<&ColumnBounds>) -> Option<ColumnBounds> {
+    let constants = || files.iter().map(move |file| file.constant(column));
+    let null = ScalarValue::try_new_null(data_type).ok()?;
+    let side = |read: Option<&ArrayRef>| {
+        let values = constants().enumerate().map(|(file, constant)| match (constant, read) {
+            (Some(value), _) => value.clone(),
+            (None, Some(read)) => ScalarValue::try_from_array(read, file).unwrap_or_else(|_| null.clone()),
+            (None, None) => null.clone(),
+        });
+        ScalarValue::iter_to_array(values).ok()
+    };
+    // For a constant all rows or none; where the number of rows is unknown, so is this.
+    let null_counts = files.iter().zip(constants()).enumerate().map(|(at, (file, constant))| match constant {
+        Some(value) if value.is_null() => file.rows,
+        Some(_) => Some(0),
+        None => read.and_then(|read| read.null_counts.is_valid(at).then(|| read.null_counts.value(at))),
+    });
+    Some(ColumnBounds {
+        min: side(read.map(|read| &read.min))?,
+        max: side(read.map(|read| &read.max))?,
+        null_counts: null_counts.collect(),
+    })
+}
+
 #[derive(Debug, Clone)]
 pub struct ColumnBounds {
     /// Of the column's type; null where unknown.
@@ -143,8 +197,13 @@ pub enum LakeError {
     NotATable { format: &'static str, location: String },
     #[error("{file} is damaged: {reason}")]
     Corrupt { file: String, reason: String },
+    /// Plain files in one folder that are not one table.
+    #[error("{file} does not fit the other files of the table: {reason}")]
+    Mismatch { file: String, reason: String },
     #[error("{file} names {target}, which lies outside the table and below no configured store or allowed path")]
     OutsideLocation { file: String, target: String },
+    #[error("the table's metadata name files that belong to another table")]
+    FilesOfAnother,
     #[error("cannot read {file}")]
     Storage {
         file: String,
@@ -168,6 +227,8 @@ impl LakeError {
                 Self::Unsupported { feature } => Self::Unsupported { feature: feature.clone() },
                 Self::NotATable { format, location } => Self::NotATable { format, location: location.clone() },
                 Self::Corrupt { file, reason } => Self::Corrupt { file: file.clone(), reason: reason.clone() },
+                Self::Mismatch { file, reason } => Self::Mismatch { file: file.clone(), reason: reason.clone() },
+                Self::FilesOfAnother => Self::FilesOfAnother,
                 Self::OutsideLocation { file, target } => Self::OutsideLocation { file: file.clone(), target: target.clone() },
                 Self::Storage { file, source } => {
                     let (path, text) = (file.clone(), source.to_string());

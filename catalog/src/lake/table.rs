@@ -30,6 +30,14 @@ pub struct OpenTable {
 }
 
 impl OpenTable {
+    /// Folders outside `location`, its own, in which the table has files. What another table owns must not be read.
+    pub fn folders_outside(&self, location: &str) -> Result<Arc<[String]>, LakeError> {
+        match self.provider.downcast_ref::<super::scan::LakeTable>() {
+            Some(table) => Ok(table.folders_outside(location)?),
+            None => Ok(Arc::default()),
+        }
+    }
+
     /// The columns to which policies are bound: those of the provider, with the field ids of the format, which the scan
     /// does not carry.
     pub fn binding_schema(&self) -> SchemaRef {
@@ -80,10 +88,8 @@ impl Lake {
                 Ok(OpenTable { snapshot: Some(table.snapshot().id), provider: table })
             }
             TableFormat::Iceberg => {
-                let snapshot = super::iceberg::load(&self.stores, &self.caches, source).await?;
-                let id = snapshot.id;
-                let table = super::scan::LakeTable::new(snapshot, Arc::clone(&self.stores), Arc::clone(&self.caches));
-                Ok(OpenTable { provider: Arc::new(table), snapshot: Some(id) })
+                let table = super::iceberg::open(self, source).await?;
+                Ok(OpenTable { snapshot: Some(table.snapshot().id), provider: table })
             }
             TableFormat::Parquet | TableFormat::Csv | TableFormat::Json => {
                 Ok(OpenTable { provider: super::plain::open(self, source).await?, snapshot: None })

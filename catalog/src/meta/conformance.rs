@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use lazaret_auth::policy::BoundColumn;
 use lazaret_auth::{
-    CatalogId, GrantId, Grantee, GroupName, ObjectId, PolicyCommand, PolicyId, PolicyKind, PrincipalName, Privilege, PrivilegeGrant,
-    RoleId, RowPolicy, SchemaId, TableId, UserId,
+    CatalogId, CertificateSubject, EmergencyAccess, EmergencyEnd, EmergencyEndCause, EmergencyId, GrantId, Grantee, GroupName, MaskAction,
+    Masking, MaskingPolicy, NewToken, ObjectId, PolicyCommand, PolicyId, PolicyKind, PrincipalName, Privilege, PrivilegeGrant, RoleId,
+    RowPolicy, SchemaId, TableId, TokenId, UserId,
 };
 
 use super::*;
@@ -19,12 +20,16 @@ pub(super) struct Fixture {
     pub table: Relation,
     pub view: Relation,
     pub user: User,
+    pub token: ServiceToken,
     pub role: Role,
     pub outer_role: Role,
     pub membership: RoleGrant,
     pub nested_membership: RoleGrant,
     pub grant: PrivilegeGrant,
     pub policy: RowPolicy,
+    pub mask: MaskingPolicy,
+    pub emergency: EmergencyAccess,
+    pub leftover: TableId,
 }
 
 impl Fixture {
@@ -37,21 +42,33 @@ impl Fixture {
         let view = Relation {
             id: TableId::generate(),
             name: "weekly".into(),
-            definition: Definition::View { query, catalog: "lake".into(), schema: "sinan".into() },
+            definition: Definition::View { query, catalog: "lake".into(), schema: "sinan".into(), owner_groups: Default::default() },
             row_security: true,
             comment: Some("cases by week".into()),
             ..table.clone()
         };
         let role = Role { id: RoleId::generate(), name: "analyst".into() };
         let outer_role = Role { id: RoleId::generate(), name: "reader".into() };
+        let user = User {
+            id: UserId::generate(),
+            name: "ana".into(),
+            password_hash: Some("$argon2id$…".into()),
+            enabled: true,
+            tokens_valid_after_s: 1_700_000_000,
+            certificate_subject: CertificateSubject::parse("CN=ana,O=Hospital").ok(),
+        };
+        let token = NewToken::generate().unwrap();
         Self {
-            user: User {
-                id: UserId::generate(),
-                name: "ana".into(),
-                password_hash: Some("$argon2id$…".into()),
-                enabled: true,
-                tokens_valid_after_s: 1_700_000_000,
+            token: ServiceToken {
+                id: token.id,
+                user: user.id,
+                name: "etl".into(),
+                hash: token.hash,
+                creator: owner.clone(),
+                created_at_s: 1_700_000_000,
+                expires_at_s: 1_800_000_000,
             },
+            user,
             membership: RoleGrant { id: GrantId::generate(), role: role.id, grantee: Grantee::User(owner.clone()), grantor: owner.clone() },
             nested_membership: RoleGrant {
                 id: GrantId::generate(),
@@ -74,6 +91,32 @@ impl Fixture {
                 using: Some("region_id BETWEEN 64 AND 127".into()),
                 with_check: None,
                 columns: vec![BoundColumn { name: "region_id".into(), field_id: Some(3), data_type: "Int32".into() }],
+                subqueries: None,
+                creator: owner.clone(),
+                version: 1,
+                comment: None,
+            },
+            emergency: EmergencyAccess {
+                id: EmergencyId::generate(),
+                holder: owner.clone(),
+                session: "0a1b".into(),
+                reason: "an outbreak".into(),
+                started_us: 1_700_000_000_000_000,
+                expires_us: 1_700_000_900_000_000,
+                tables: Some(vec![table.id]),
+                end: Some(EmergencyEnd { at_us: 1_700_000_100_000_000, cause: EmergencyEndCause::EndedBy(owner.clone()) }),
+            },
+            leftover: TableId::generate(),
+            mask: MaskingPolicy {
+                id: PolicyId::generate(),
+                name: "by_region".into(),
+                table: table.id,
+                columns: vec![BoundColumn { name: "onset".into(), field_id: Some(4), data_type: "Date32".into() }],
+                to: vec![Grantee::Role(role.id)],
+                except: vec![Grantee::Role(outer_role.id)],
+                masking: Masking::Action(MaskAction::TruncateToMonth),
+                reads: Vec::new(),
+                priority: 3,
                 creator: owner,
                 version: 1,
                 comment: None,
@@ -94,12 +137,16 @@ impl Fixture {
             Entity::Relation(self.table.clone()),
             Entity::Relation(self.view.clone()),
             Entity::User(self.user.clone()),
+            Entity::ServiceToken(self.token.clone()),
             Entity::Role(self.role.clone()),
             Entity::Role(self.outer_role.clone()),
             Entity::RoleGrant(self.membership.clone()),
             Entity::RoleGrant(self.nested_membership.clone()),
             Entity::PrivilegeGrant(self.grant.clone()),
             Entity::Policy(self.policy.clone()),
+            Entity::MaskingPolicy(self.mask.clone()),
+            Entity::EmergencyAccess(self.emergency.clone()),
+            Entity::Leftover(self.leftover),
         ]
     }
 
@@ -125,6 +172,7 @@ pub(super) fn table(schema: SchemaId, name: &str) -> Relation {
             location: format!("file:///warehouse/{id}/"),
             managed: true,
             options: BTreeMap::from([("delimiter".to_owned(), ";".to_owned())]),
+            outside: vec!["s3://lake/elsewhere".to_owned()],
         },
         row_security: false,
         comment: None,
@@ -197,9 +245,13 @@ async fn refuses_conflicts_whole(store: &dyn MetadataStore) {
         Change::Put(Entity::Schema(Schema { id: SchemaId::generate(), ..fixture.schema.clone() })),
         Change::Put(Entity::Relation(Relation { name: fixture.table.name.clone(), ..fixture.view.clone() })),
         Change::Put(Entity::User(User { id: UserId::generate(), ..fixture.user.clone() })),
+        Change::Put(Entity::ServiceToken(ServiceToken { id: TokenId::generate(), ..fixture.token.clone() })),
+        Change::Put(Entity::ServiceToken(ServiceToken { user: UserId::generate(), ..fixture.token.clone() })),
         Change::Put(Entity::Role(Role { name: fixture.outer_role.name.clone(), ..fixture.role.clone() })),
         Change::Put(Entity::Policy(RowPolicy { id: PolicyId::generate(), ..fixture.policy.clone() })),
         Change::Put(Entity::Policy(RowPolicy { id: PolicyId::generate(), object: ObjectId::System, ..fixture.policy.clone() })),
+        Change::Put(Entity::MaskingPolicy(MaskingPolicy { id: PolicyId::generate(), ..fixture.mask.clone() })),
+        Change::Put(Entity::MaskingPolicy(MaskingPolicy { table: TableId::generate(), ..fixture.mask.clone() })),
         Change::Put(Entity::Relation(table(SchemaId::generate(), "orphan"))),
         Change::Put(Entity::PrivilegeGrant(select_on(ObjectId::Table(TableId::generate()), Grantee::Role(fixture.role.id)))),
         Change::Put(Entity::PrivilegeGrant(select_on(ObjectId::System, Grantee::Role(RoleId::generate())))),
@@ -207,6 +259,7 @@ async fn refuses_conflicts_whole(store: &dyn MetadataStore) {
         Change::Delete(EntityId::Catalog(fixture.catalog.id)),
         Change::Delete(EntityId::Schema(fixture.schema.id)),
         Change::Delete(EntityId::Relation(fixture.table.id)),
+        Change::Delete(EntityId::User(fixture.user.id)),
         Change::Delete(EntityId::Role(fixture.role.id)),
         Change::Delete(EntityId::Relation(TableId::generate())),
     ];
@@ -230,7 +283,9 @@ async fn frees_names(store: &dyn MetadataStore) {
     store.commit(1, &changes).await.unwrap();
     let (_, entities) = stored(store).await;
     assert!(entities.contains_key(&EntityId::Relation(again.id)));
-    assert!(!entities.contains_key(&EntityId::Policy(fixture.policy.id)));
+    assert!(
+        !entities.contains_key(&EntityId::Policy(fixture.policy.id)) && !entities.contains_key(&EntityId::MaskingPolicy(fixture.mask.id))
+    );
 }
 
 macro_rules! conformance {
@@ -325,7 +380,24 @@ async fn a_newer_store_is_refused() {
     store.execute_for_test(newer).await;
     store.close().await;
     let error = open_error(&path).await;
-    assert_eq!(error, "metadata store was written by a newer version (its schema is 7, this version knows 1)");
+    assert_eq!(error, "metadata store was written by a newer version (its schema is 7, this version knows 5)");
+}
+
+#[tokio::test]
+async fn a_store_from_before_masks_opens() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("lazaret.db");
+    let store = SqliteStore::open(&path).await.unwrap();
+    let fixture = Fixture::new();
+    let unmasked: Vec<_> = fixture.puts().into_iter().filter(|put| !matches!(put, Change::Put(Entity::MaskingPolicy(_)))).collect();
+    store.commit(0, &unmasked).await.unwrap();
+    store.execute_for_test("DROP TABLE masking_policies").await;
+    store.execute_for_test("DELETE FROM _sqlx_migrations WHERE version = 2").await;
+    store.close().await;
+    let store = SqliteStore::open(&path).await.unwrap();
+    assert_eq!(stored(&store).await.1.len(), unmasked.len());
+    store.commit(1, &[Change::Put(Entity::MaskingPolicy(fixture.mask.clone()))]).await.unwrap();
+    assert_eq!(stored(&store).await.1, by_id(fixture.entities()));
 }
 
 #[tokio::test]

@@ -72,7 +72,14 @@ async fn what_was_acknowledged_survives_a_kill() {
     let owner = PrincipalName::local("ana");
     let catalog = Catalog { id: CatalogId::generate(), name: "lake".into(), owner: owner.clone() };
     let schema = Schema { id: SchemaId::generate(), catalog: catalog.id, name: "s".into(), owner };
-    let user = User { id: UserId::generate(), name: "ana".into(), password_hash: None, enabled: true, tokens_valid_after_s: 0 };
+    let user = User {
+        id: UserId::generate(),
+        name: "ana".into(),
+        password_hash: None,
+        enabled: true,
+        tokens_valid_after_s: 0,
+        certificate_subject: None,
+    };
     let first = [Entity::Catalog(catalog), Entity::Schema(schema), Entity::User(user)].map(Change::Put);
     open(&path).await.change(|_| Ok::<_, StateError>(first.to_vec())).await.unwrap();
 

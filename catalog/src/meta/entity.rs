@@ -1,8 +1,11 @@
 //! The stored records.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use lazaret_auth::{CatalogId, GrantId, Grantee, PolicyId, PrincipalName, PrivilegeGrant, RoleId, RowPolicy, SchemaId, TableId, UserId};
+use lazaret_auth::{
+    CatalogId, CertificateSubject, EmergencyAccess, EmergencyId, GrantId, Grantee, GroupName, MaskingPolicy, PolicyId, PrincipalName,
+    PrivilegeGrant, RoleId, RowPolicy, SchemaId, TableId, TokenHash, TokenId, UserId,
+};
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +59,9 @@ pub enum Definition {
         managed: bool,
         #[serde(default)]
         options: BTreeMap<String, String>,
+        /// Folders elsewhere in which it had files when it was registered: they belong to it.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        outside: Vec<String>,
     },
     View {
         /// The text of the query.
@@ -63,6 +69,9 @@ pub enum Definition {
         /// What unqualified names in the text meant when the view was made.
         catalog: String,
         schema: String,
+        /// The owner's groups when it made the view. What lies on them binds inside the view; they permit nothing.
+        #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+        owner_groups: BTreeSet<GroupName>,
     },
 }
 
@@ -77,6 +86,23 @@ pub struct User {
     /// Our own tokens issued before this moment (seconds since the epoch) are refused: set when the password changes.
     #[serde(default)]
     pub tokens_valid_after_s: u64,
+    /// Whoever shows a verified certificate with this subject, and nothing else, is this user. No two users have the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_subject: Option<CertificateSubject>,
+}
+
+/// A token of a local user, of which only a hash is kept. Its name is one among the user's tokens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceToken {
+    pub id: TokenId,
+    pub user: UserId,
+    pub name: String,
+    pub hash: TokenHash,
+    pub creator: PrincipalName,
+    /// Seconds since the epoch.
+    pub created_at_s: u64,
+    /// From then on it is refused.
+    pub expires_at_s: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,10 +128,16 @@ pub enum Entity {
     Schema(Schema),
     Relation(Relation),
     User(User),
+    ServiceToken(ServiceToken),
     Role(Role),
     RoleGrant(RoleGrant),
     PrivilegeGrant(PrivilegeGrant),
     Policy(RowPolicy),
+    MaskingPolicy(MaskingPolicy),
+    EmergencyAccess(EmergencyAccess),
+    /// A folder of the warehouse that belongs to no table: of one that is being written, or that was dropped. The folder
+    /// goes first, then this record.
+    Leftover(TableId),
 }
 
 /// The identity of any stored record.
@@ -116,10 +148,14 @@ pub enum EntityId {
     Schema(SchemaId),
     Relation(TableId),
     User(UserId),
+    ServiceToken(TokenId),
     Role(RoleId),
     RoleGrant(GrantId),
     PrivilegeGrant(GrantId),
     Policy(PolicyId),
+    MaskingPolicy(PolicyId),
+    EmergencyAccess(EmergencyId),
+    Leftover(TableId),
 }
 
 impl Entity {
@@ -129,10 +165,14 @@ impl Entity {
             Self::Schema(it) => EntityId::Schema(it.id),
             Self::Relation(it) => EntityId::Relation(it.id),
             Self::User(it) => EntityId::User(it.id),
+            Self::ServiceToken(it) => EntityId::ServiceToken(it.id),
             Self::Role(it) => EntityId::Role(it.id),
             Self::RoleGrant(it) => EntityId::RoleGrant(it.id),
             Self::PrivilegeGrant(it) => EntityId::PrivilegeGrant(it.id),
             Self::Policy(it) => EntityId::Policy(it.id),
+            Self::MaskingPolicy(it) => EntityId::MaskingPolicy(it.id),
+            Self::EmergencyAccess(it) => EntityId::EmergencyAccess(it.id),
+            Self::Leftover(table) => EntityId::Leftover(*table),
         }
     }
 }
@@ -145,10 +185,14 @@ impl EntityId {
             Self::Schema(_) => "schema",
             Self::Relation(_) => "table or view",
             Self::User(_) => "user",
+            Self::ServiceToken(_) => "token",
             Self::Role(_) => "role",
             Self::RoleGrant(_) => "role grant",
             Self::PrivilegeGrant(_) => "grant",
             Self::Policy(_) => "policy",
+            Self::MaskingPolicy(_) => "masking policy",
+            Self::EmergencyAccess(_) => "emergency access",
+            Self::Leftover(_) => "folder",
         }
     }
 
@@ -157,11 +201,13 @@ impl EntityId {
         match self {
             Self::Catalog(id) => id.to_string(),
             Self::Schema(id) => id.to_string(),
-            Self::Relation(id) => id.to_string(),
+            Self::Relation(id) | Self::Leftover(id) => id.to_string(),
             Self::User(id) => id.to_string(),
+            Self::ServiceToken(id) => id.to_string(),
             Self::Role(id) => id.to_string(),
             Self::RoleGrant(id) | Self::PrivilegeGrant(id) => id.to_string(),
-            Self::Policy(id) => id.to_string(),
+            Self::Policy(id) | Self::MaskingPolicy(id) => id.to_string(),
+            Self::EmergencyAccess(id) => id.to_string(),
         }
     }
 }

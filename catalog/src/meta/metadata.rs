@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use lazaret_auth::{
-    CatalogId, GrantId, Grantee, ObjectId, PrincipalName, Privilege, PrivilegeGrant, SchemaId, StoredUser, SystemPrivilege, UserDirectory,
-    UserId,
+    CatalogId, CertificateSubject, GrantId, Grantee, ObjectId, PrincipalName, Privilege, PrivilegeGrant, SchemaId, StoredToken, StoredUser,
+    SystemPrivilege, TokenId, UserDirectory, UserId,
 };
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
@@ -147,6 +147,18 @@ impl UserDirectory for Metadata {
             tokens_valid_after_s: user.tokens_valid_after_s,
         })
     }
+
+    fn token(&self, id: TokenId) -> Option<StoredToken> {
+        let state = self.shared.current.load();
+        let token = state.token_by_id(id)?;
+        let user = state.user_by_id(token.user)?;
+        Some(StoredToken { user: user.name.clone(), enabled: user.enabled, hash: token.hash, expires_at_s: token.expires_at_s })
+    }
+
+    fn certificate_user(&self, subject: &CertificateSubject) -> Option<(String, bool)> {
+        let state = self.shared.current.load();
+        state.certificate_user(subject).map(|user| (user.name.clone(), user.enabled))
+    }
 }
 
 impl Shared {
@@ -200,6 +212,7 @@ fn first_records(admin_password_hash: &str) -> Vec<Change> {
         password_hash: Some(admin_password_hash.to_owned()),
         enabled: true,
         tokens_valid_after_s: 0,
+        certificate_subject: None,
     };
     let grant = |object, privilege| PrivilegeGrant {
         id: GrantId::generate(),

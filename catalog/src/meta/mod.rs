@@ -1,4 +1,4 @@
-//! What is stored: catalogs, schemas, tables, views, users, roles, grants, policies, each by id.
+//! What is stored: catalogs, schemas, tables, views, users and their tokens, roles, grants, policies, each by id.
 //!
 //! The whole state is small and is held in memory as one immutable [`State`]; a statement changes it by a list of
 //! [`Change`]s that a [`MetadataStore`] makes durable in one transaction. Reads cost no I/O.
@@ -21,7 +21,7 @@ mod crash_tests;
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod state_tests;
 
-pub use entity::{Catalog, Definition, Entity, EntityId, Relation, Role, RoleGrant, Schema, TableFormat, User};
+pub use entity::{Catalog, Definition, Entity, EntityId, Relation, Role, RoleGrant, Schema, ServiceToken, TableFormat, User};
 pub use memory::MemoryStore;
 pub use metadata::{ADMIN, ChangeError, DEFAULT_CATALOG, DEFAULT_SCHEMA, Metadata, OpenError};
 pub use sqlite::SqliteStore;

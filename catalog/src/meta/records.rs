@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use lazaret_auth::{CatalogId, GrantId, ObjectId, PolicyId, PrivilegeGrant, RoleId, RowPolicy, SchemaId, TableId, UserId};
+use lazaret_auth::{
+    CatalogId, GrantId, MaskingPolicy, ObjectId, PolicyId, PrivilegeGrant, RoleId, RowPolicy, SchemaId, TableId, TokenId, UserId,
+};
 
-use super::entity::{Catalog, Relation, Role, Schema, User};
+use super::entity::{Catalog, Relation, Role, Schema, ServiceToken, User};
 
 /// A record that has a name, unique below its parent.
 pub(super) trait Named: Debug {
@@ -46,6 +48,7 @@ named!(Catalog, CatalogId, (), _it => ());
 named!(Schema, SchemaId, CatalogId, it => it.catalog);
 named!(Relation, TableId, SchemaId, it => it.schema);
 named!(User, UserId, (), _it => ());
+named!(ServiceToken, TokenId, UserId, it => it.user);
 named!(Role, RoleId, (), _it => ());
 
 type ByName<T> = Arc<BTreeMap<String, Arc<T>>>;
@@ -147,6 +150,18 @@ impl Attachment for Arc<RowPolicy> {
 
     fn object(&self) -> ObjectId {
         self.object
+    }
+}
+
+impl Attachment for Arc<MaskingPolicy> {
+    type Id = PolicyId;
+
+    fn id(&self) -> PolicyId {
+        self.id
+    }
+
+    fn object(&self) -> ObjectId {
+        ObjectId::Table(self.table)
     }
 }
 

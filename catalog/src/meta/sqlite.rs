@@ -22,7 +22,13 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// The metadata holds password hashes: nobody but the server's own user reads it.
 const FILE_MODE: u32 = 0o600;
 /// In order; what has been released is never edited, only followed by another.
-const MIGRATIONS: [(i64, &str, &str); 1] = [(1, "entities", include_str!("migrations/0001_entities.sql"))];
+const MIGRATIONS: [(i64, &str, &str); 5] = [
+    (1, "entities", include_str!("migrations/0001_entities.sql")),
+    (2, "masking policies", include_str!("migrations/0002_masking_policies.sql")),
+    (3, "leftovers", include_str!("migrations/0003_leftovers.sql")),
+    (4, "service tokens", include_str!("migrations/0004_service_tokens.sql")),
+    (5, "emergency accesses", include_str!("migrations/0005_emergency_accesses.sql")),
+];
 /// Result codes of <https://www.sqlite.org/rescode.html>; the low byte of an extended code is the primary one.
 const SQLITE_CORRUPT: i32 = 11;
 const SQLITE_NOTADB: i32 = 26;
@@ -104,10 +110,14 @@ impl MetadataStore for SqliteStore {
             "SELECT id, 'schema', body FROM schemas ORDER BY id",
             "SELECT id, 'relation', body FROM relations ORDER BY id",
             "SELECT id, 'user', body FROM users ORDER BY id",
+            "SELECT id, 'service_token', body FROM service_tokens ORDER BY id",
             "SELECT id, 'role', body FROM roles ORDER BY id",
             "SELECT id, 'role_grant', body FROM role_grants ORDER BY id",
             "SELECT id, 'privilege_grant', body FROM privilege_grants ORDER BY id",
             "SELECT id, 'policy', body FROM policies ORDER BY id",
+            "SELECT id, 'masking_policy', body FROM masking_policies ORDER BY id",
+            "SELECT id, 'emergency_access', body FROM emergency_accesses ORDER BY id",
+            "SELECT id, 'leftover', body FROM leftovers ORDER BY id",
         ] {
             let rows: Vec<(String, String, String)> = sqlx::query_as(query).fetch_all(&mut *transaction).await.map_err(classify)?;
             for (id, kind, body) in rows {
@@ -173,6 +183,14 @@ async fn put(connection: &mut SqliteConnection, entity: &Entity) -> Result<(), S
         .bind(id)
         .bind(body(it)?)
         .bind(&it.name),
+        Entity::ServiceToken(it) => sqlx::query(
+            "INSERT INTO service_tokens (id, body, user_id, name) VALUES (?, ?, ?, ?)
+             ON CONFLICT (id) DO UPDATE SET body = excluded.body, user_id = excluded.user_id, name = excluded.name",
+        )
+        .bind(id)
+        .bind(body(it)?)
+        .bind(it.user.to_string())
+        .bind(&it.name),
         Entity::Role(it) => sqlx::query(
             "INSERT INTO roles (id, body, name) VALUES (?, ?, ?)
              ON CONFLICT (id) DO UPDATE SET body = excluded.body, name = excluded.name",
@@ -220,6 +238,23 @@ async fn put(connection: &mut SqliteConnection, entity: &Entity) -> Result<(), S
             .bind(relation)
             .bind(&it.name)
         }
+        Entity::MaskingPolicy(it) => sqlx::query(
+            "INSERT INTO masking_policies (id, body, relation_id, name) VALUES (?, ?, ?, ?)
+             ON CONFLICT (id) DO UPDATE SET body = excluded.body, relation_id = excluded.relation_id, name = excluded.name",
+        )
+        .bind(id)
+        .bind(body(it)?)
+        .bind(it.table.to_string())
+        .bind(&it.name),
+        Entity::EmergencyAccess(it) => sqlx::query(
+            "INSERT INTO emergency_accesses (id, body) VALUES (?, ?)
+             ON CONFLICT (id) DO UPDATE SET body = excluded.body",
+        )
+        .bind(id)
+        .bind(body(it)?),
+        Entity::Leftover(table) => {
+            sqlx::query("INSERT INTO leftovers (id, body) VALUES (?, ?) ON CONFLICT (id) DO NOTHING").bind(id).bind(body(table)?)
+        }
     };
     query.execute(connection).await.map(|_| ()).map_err(classify)
 }
@@ -230,10 +265,14 @@ async fn delete(connection: &mut SqliteConnection, id: EntityId) -> Result<(), S
         EntityId::Schema(_) => "DELETE FROM schemas WHERE id = ?",
         EntityId::Relation(_) => "DELETE FROM relations WHERE id = ?",
         EntityId::User(_) => "DELETE FROM users WHERE id = ?",
+        EntityId::ServiceToken(_) => "DELETE FROM service_tokens WHERE id = ?",
         EntityId::Role(_) => "DELETE FROM roles WHERE id = ?",
         EntityId::RoleGrant(_) => "DELETE FROM role_grants WHERE id = ?",
         EntityId::PrivilegeGrant(_) => "DELETE FROM privilege_grants WHERE id = ?",
         EntityId::Policy(_) => "DELETE FROM policies WHERE id = ?",
+        EntityId::MaskingPolicy(_) => "DELETE FROM masking_policies WHERE id = ?",
+        EntityId::EmergencyAccess(_) => "DELETE FROM emergency_accesses WHERE id = ?",
+        EntityId::Leftover(_) => "DELETE FROM leftovers WHERE id = ?",
     };
     let done = sqlx::query(query).bind(id.text()).execute(connection).await.map_err(classify)?;
     if done.rows_affected() == 0 {
@@ -252,9 +291,13 @@ fn read_entity(kind: &str, body: &str) -> Result<Entity, serde_json::Error> {
         "schema" => Entity::Schema(serde_json::from_str(body)?),
         "relation" => Entity::Relation(serde_json::from_str(body)?),
         "user" => Entity::User(serde_json::from_str(body)?),
+        "service_token" => Entity::ServiceToken(serde_json::from_str(body)?),
         "role" => Entity::Role(serde_json::from_str(body)?),
         "role_grant" => Entity::RoleGrant(serde_json::from_str(body)?),
         "privilege_grant" => Entity::PrivilegeGrant(serde_json::from_str(body)?),
+        "masking_policy" => Entity::MaskingPolicy(serde_json::from_str(body)?),
+        "emergency_access" => Entity::EmergencyAccess(serde_json::from_str(body)?),
+        "leftover" => Entity::Leftover(serde_json::from_str(body)?),
         _ => Entity::Policy(serde_json::from_str(body)?),
     })
 }

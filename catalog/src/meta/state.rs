@@ -7,11 +7,11 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use lazaret_auth::{
-    AccessReader, CatalogId, GrantId, Grantee, GroupName, ObjectId, ObjectPath, PolicyId, PrincipalName, PrivilegeGrant, RoleId, RowPolicy,
-    SchemaId, TableId, UserId,
+    AccessReader, CatalogId, CertificateSubject, EmergencyAccess, EmergencyId, GrantId, Grantee, GroupName, MaskingPolicy, ObjectId,
+    ObjectPath, PolicyId, PrincipalName, PrivilegeGrant, RoleId, RowPolicy, SchemaId, TableId, TokenId, UserId,
 };
 
-use super::entity::{Catalog, Definition, Entity, EntityId, Relation, Role, RoleGrant, Schema, User};
+use super::entity::{Catalog, Definition, Entity, EntityId, Relation, Role, RoleGrant, Schema, ServiceToken, User};
 use super::records::{Attachments, NameTaken, Records};
 use super::store::Change;
 
@@ -22,12 +22,18 @@ pub struct State {
     schemas: Records<Schema>,
     relations: Records<Relation>,
     users: Records<User>,
+    /// Whose certificates have which subject; follows `users`.
+    subjects: Arc<BTreeMap<CertificateSubject, UserId>>,
+    tokens: Records<ServiceToken>,
     roles: Records<Role>,
     role_grants: Arc<BTreeMap<GrantId, Arc<RoleGrant>>>,
     /// To whom which roles are given; follows `role_grants`.
     memberships: Arc<BTreeMap<Grantee, BTreeSet<RoleId>>>,
     privilege_grants: Attachments<PrivilegeGrant>,
     policies: Attachments<Arc<RowPolicy>>,
+    masks: Attachments<Arc<MaskingPolicy>>,
+    emergencies: Arc<BTreeMap<EmergencyId, Arc<EmergencyAccess>>>,
+    leftovers: Arc<BTreeSet<TableId>>,
 }
 
 /// Why a list of changes is refused.
@@ -132,6 +138,11 @@ impl State {
         self.users.below(())
     }
 
+    /// The tokens of a user.
+    pub fn tokens_of(&self, user: UserId) -> impl Iterator<Item = &Arc<ServiceToken>> {
+        self.tokens.below(user)
+    }
+
     pub fn roles(&self) -> impl Iterator<Item = &Arc<Role>> {
         self.roles.below(())
     }
@@ -146,6 +157,20 @@ impl State {
 
     pub fn policies(&self) -> impl Iterator<Item = &Arc<RowPolicy>> {
         self.policies.all()
+    }
+
+    pub fn masks(&self) -> impl Iterator<Item = &Arc<MaskingPolicy>> {
+        self.masks.all()
+    }
+
+    /// Emergency accesses, those that are over too, in the order in which they were made.
+    pub fn emergencies(&self) -> impl DoubleEndedIterator<Item = &Arc<EmergencyAccess>> {
+        self.emergencies.values()
+    }
+
+    /// Folders of the warehouse that belong to no table.
+    pub fn leftovers(&self) -> impl Iterator<Item = TableId> {
+        self.leftovers.iter().copied()
     }
 
     pub fn catalog(&self, name: &str) -> Option<&Arc<Catalog>> {
@@ -165,12 +190,29 @@ impl State {
         self.users.named((), name)
     }
 
+    /// The user who shows certificates with this subject.
+    pub fn certificate_user(&self, subject: &CertificateSubject) -> Option<&Arc<User>> {
+        self.users.get(*self.subjects.get(subject)?)
+    }
+
+    pub fn token(&self, user: UserId, name: &str) -> Option<&Arc<ServiceToken>> {
+        self.tokens.named(user, name)
+    }
+
+    pub fn token_by_id(&self, id: TokenId) -> Option<&Arc<ServiceToken>> {
+        self.tokens.get(id)
+    }
+
     pub fn role(&self, name: &str) -> Option<&Arc<Role>> {
         self.roles.named((), name)
     }
 
     pub fn policy(&self, object: ObjectId, name: &str) -> Option<&Arc<RowPolicy>> {
         self.policies.on(object).iter().find(|policy| policy.name == name)
+    }
+
+    pub fn mask(&self, table: TableId, name: &str) -> Option<&Arc<MaskingPolicy>> {
+        self.masks.on(ObjectId::Table(table)).iter().find(|mask| mask.name == name)
     }
 
     pub fn catalog_by_id(&self, id: CatalogId) -> Option<&Arc<Catalog>> {
@@ -219,10 +261,14 @@ impl State {
         entities.extend(self.schemas.all().map(|it| Entity::Schema(Schema::clone(it))));
         entities.extend(self.relations.all().map(|it| Entity::Relation(Relation::clone(it))));
         entities.extend(self.users.all().map(|it| Entity::User(User::clone(it))));
+        entities.extend(self.tokens.all().map(|it| Entity::ServiceToken(ServiceToken::clone(it))));
         entities.extend(self.roles.all().map(|it| Entity::Role(Role::clone(it))));
         entities.extend(self.role_grants.values().map(|it| Entity::RoleGrant(RoleGrant::clone(it))));
         entities.extend(self.privilege_grants.all().map(|it| Entity::PrivilegeGrant(it.clone())));
         entities.extend(self.policies.all().map(|it| Entity::Policy(RowPolicy::clone(it))));
+        entities.extend(self.masks.all().map(|it| Entity::MaskingPolicy(MaskingPolicy::clone(it))));
+        entities.extend(self.emergencies.values().map(|it| Entity::EmergencyAccess(EmergencyAccess::clone(it))));
+        entities.extend(self.leftovers().map(Entity::Leftover));
         entities
     }
 
@@ -237,10 +283,14 @@ impl State {
             EntityId::Schema(id) => self.schemas.get(id).is_some(),
             EntityId::Relation(id) => self.relations.get(id).is_some(),
             EntityId::User(id) => self.users.get(id).is_some(),
+            EntityId::ServiceToken(id) => self.tokens.get(id).is_some(),
             EntityId::Role(id) => self.roles.get(id).is_some(),
             EntityId::RoleGrant(id) => self.role_grants.contains_key(&id),
             EntityId::PrivilegeGrant(id) => self.privilege_grants.get(id).is_some(),
             EntityId::Policy(id) => self.policies.get(id).is_some(),
+            EntityId::MaskingPolicy(id) => self.masks.get(id).is_some(),
+            EntityId::EmergencyAccess(id) => self.emergencies.contains_key(&id),
+            EntityId::Leftover(id) => self.leftovers.contains(&id),
         }
     }
 
@@ -264,8 +314,21 @@ impl State {
                 if let Some(old) = self.users.get(it.id).filter(|old| old.name != it.name) {
                     return Err(StateError::UserRenamed(old.name.clone()));
                 }
+                if let Some(subject) = &it.certificate_subject
+                    && self.subjects.get(subject).is_some_and(|other| *other != it.id)
+                {
+                    return Err(StateError::NameTaken { kind: "certificate subject", name: subject.to_string() });
+                }
+                self.remove_subject(it.id);
+                if let Some(subject) = &it.certificate_subject {
+                    Arc::make_mut(&mut self.subjects).insert(subject.clone(), it.id);
+                }
                 let name = it.name.clone();
                 self.users.put(it).map_err(|NameTaken| taken(&name))?;
+            }
+            Entity::ServiceToken(it) => {
+                let name = it.name.clone();
+                self.tokens.put(it).map_err(|NameTaken| taken(&name))?;
             }
             Entity::Role(it) => {
                 let name = it.name.clone();
@@ -283,6 +346,18 @@ impl State {
                 }
                 self.policies.put(Arc::new(it));
             }
+            Entity::MaskingPolicy(it) => {
+                if self.mask(it.table, &it.name).is_some_and(|other| other.id != it.id) {
+                    return Err(taken(&it.name));
+                }
+                self.masks.put(Arc::new(it));
+            }
+            Entity::EmergencyAccess(it) => {
+                Arc::make_mut(&mut self.emergencies).insert(it.id, Arc::new(it));
+            }
+            Entity::Leftover(table) => {
+                Arc::make_mut(&mut self.leftovers).insert(table);
+            }
         }
         Ok(())
     }
@@ -292,13 +367,26 @@ impl State {
             EntityId::Catalog(id) => self.catalogs.remove(id).is_some(),
             EntityId::Schema(id) => self.schemas.remove(id).is_some(),
             EntityId::Relation(id) => self.relations.remove(id).is_some(),
-            EntityId::User(id) => self.users.remove(id).is_some(),
+            EntityId::User(id) => {
+                self.remove_subject(id);
+                self.users.remove(id).is_some()
+            }
+            EntityId::ServiceToken(id) => self.tokens.remove(id).is_some(),
             EntityId::Role(id) => self.roles.remove(id).is_some(),
             EntityId::RoleGrant(id) => self.remove_role_grant(id),
             EntityId::PrivilegeGrant(id) => self.privilege_grants.remove(id),
             EntityId::Policy(id) => self.policies.remove(id),
+            EntityId::MaskingPolicy(id) => self.masks.remove(id),
+            EntityId::EmergencyAccess(id) => Arc::make_mut(&mut self.emergencies).remove(&id).is_some(),
+            EntityId::Leftover(id) => Arc::make_mut(&mut self.leftovers).remove(&id),
         };
         if removed { Ok(()) } else { Err(StateError::Missing { kind: id.kind(), id: id.text() }) }
+    }
+
+    fn remove_subject(&mut self, user: UserId) {
+        if let Some(subject) = self.users.get(user).and_then(|user| user.certificate_subject.as_ref()) {
+            Arc::make_mut(&mut self.subjects).remove(subject);
+        }
     }
 
     fn remove_role_grant(&mut self, id: GrantId) -> bool {
@@ -318,9 +406,12 @@ impl State {
     /// Whether what this record refers to is there. A record that is gone again refers to nothing.
     fn check_references(&self, id: EntityId) -> Result<(), StateError> {
         match id {
-            EntityId::Catalog(_) | EntityId::User(_) | EntityId::Role(_) => Ok(()),
+            EntityId::Catalog(_) | EntityId::User(_) | EntityId::Role(_) | EntityId::Leftover(_) => Ok(()),
+            // A record of what was: its tables and its holder may be gone.
+            EntityId::EmergencyAccess(_) => Ok(()),
             EntityId::Schema(id) => self.schemas.get(id).map_or(Ok(()), |it| self.require(EntityId::Catalog(it.catalog))),
             EntityId::Relation(id) => self.relations.get(id).map_or(Ok(()), |it| self.require(EntityId::Schema(it.schema))),
+            EntityId::ServiceToken(id) => self.tokens.get(id).map_or(Ok(()), |it| self.require(EntityId::User(it.user))),
             EntityId::RoleGrant(id) => self.role_grants.get(&id).map_or(Ok(()), |it| {
                 self.require(EntityId::Role(it.role))?;
                 self.require_receiver(&it.grantee)?;
@@ -335,6 +426,10 @@ impl State {
                     return Err(StateError::PolicyOnSystem);
                 }
                 self.require_object(it.object)?;
+                it.to.iter().chain(&it.except).try_for_each(|grantee| self.require_grantee(grantee))
+            }),
+            EntityId::MaskingPolicy(id) => self.masks.get(id).map_or(Ok(()), |it| {
+                self.require(EntityId::Relation(it.table))?;
                 it.to.iter().chain(&it.except).try_for_each(|grantee| self.require_grantee(grantee))
             }),
         }
@@ -390,15 +485,23 @@ impl State {
             EntityId::User(id) => {
                 let Some(user) = before.users.get(id) else { return Ok(()) };
                 // Dropped and made again in one list: the new one is somebody else all the same.
-                (Some(user.name.clone()), self.given_to(&Grantee::User(PrincipalName::local(&user.name))).or(self.acted_for(&user.name)))
+                let tokens = self.tokens.below(id).next().map(|_| "tokens");
+                let given = self.given_to(&Grantee::User(PrincipalName::local(&user.name)));
+                (Some(user.name.clone()), given.or(self.acted_for(&user.name)).or(tokens))
             }
             EntityId::Role(id) => {
                 let given = self.role_grants.values().any(|it| it.role == id).then_some("members");
                 let grantee = Grantee::Role(id);
-                let named = self.policies.all().any(|it| it.to.contains(&grantee) || it.except.contains(&grantee)).then_some("policies");
+                let named = self.is_named_by_policies(&grantee).then_some("policies");
                 (before.roles.get(id).map(|it| it.name.clone()), given.or(self.given_to(&grantee)).or(named))
             }
-            EntityId::RoleGrant(_) | EntityId::PrivilegeGrant(_) | EntityId::Policy(_) => return Ok(()),
+            EntityId::ServiceToken(_)
+            | EntityId::RoleGrant(_)
+            | EntityId::PrivilegeGrant(_)
+            | EntityId::Policy(_)
+            | EntityId::MaskingPolicy(_)
+            | EntityId::EmergencyAccess(_)
+            | EntityId::Leftover(_) => return Ok(()),
         };
         match used_by {
             Some(used_by) => Err(StateError::InUse { kind: id.kind(), name: name.unwrap_or_else(|| id.text()), used_by }),
@@ -410,7 +513,7 @@ impl State {
         if !self.privilege_grants.on(object).is_empty() {
             return Some("grants");
         }
-        (!self.policies.on(object).is_empty()).then_some("policies")
+        (!self.policies.on(object).is_empty() || !self.masks.on(object).is_empty()).then_some("policies")
     }
 
     fn given_to(&self, grantee: &Grantee) -> Option<&'static str> {
@@ -426,7 +529,14 @@ impl State {
         if self.relations.all().any(|it| is_user(&it.owner) && matches!(it.definition, Definition::View { .. })) {
             return Some("views");
         }
-        self.policies.all().any(|it| is_user(&it.creator)).then_some("policies")
+        let made = self.policies.all().any(|it| is_user(&it.creator)) || self.masks.all().any(|it| is_user(&it.creator));
+        made.then_some("policies")
+    }
+
+    /// Whether a row or masking policy is for this one, or makes an exception of it.
+    pub fn is_named_by_policies(&self, grantee: &Grantee) -> bool {
+        let names = |to: &[Grantee], except: &[Grantee]| to.contains(grantee) || except.contains(grantee);
+        self.policies.all().any(|it| names(&it.to, &it.except)) || self.masks.all().any(|it| names(&it.to, &it.except))
     }
 
     fn collect_cascade(&self, id: EntityId, ids: &mut Vec<EntityId>) {
@@ -445,6 +555,7 @@ impl State {
             }
             EntityId::Relation(table) => self.collect_attached(ObjectId::Table(table), ids),
             EntityId::User(user) => {
+                ids.extend(self.tokens.below(user).map(|it| EntityId::ServiceToken(it.id)));
                 if let Some(user) = self.users.get(user) {
                     self.collect_given(&Grantee::User(PrincipalName::local(&user.name)), ids);
                 }
@@ -453,7 +564,13 @@ impl State {
                 ids.extend(self.role_grants.values().filter(|it| it.role == role).map(|it| EntityId::RoleGrant(it.id)));
                 self.collect_given(&Grantee::Role(role), ids);
             }
-            EntityId::RoleGrant(_) | EntityId::PrivilegeGrant(_) | EntityId::Policy(_) => {}
+            EntityId::ServiceToken(_)
+            | EntityId::RoleGrant(_)
+            | EntityId::PrivilegeGrant(_)
+            | EntityId::Policy(_)
+            | EntityId::MaskingPolicy(_)
+            | EntityId::EmergencyAccess(_)
+            | EntityId::Leftover(_) => {}
         }
         ids.push(id);
     }
@@ -461,6 +578,7 @@ impl State {
     fn collect_attached(&self, object: ObjectId, ids: &mut Vec<EntityId>) {
         ids.extend(self.privilege_grants.on(object).iter().map(|it| EntityId::PrivilegeGrant(it.id)));
         ids.extend(self.policies.on(object).iter().map(|it| EntityId::Policy(it.id)));
+        ids.extend(self.masks.on(object).iter().map(|it| EntityId::MaskingPolicy(it.id)));
     }
 
     fn collect_given(&self, grantee: &Grantee, ids: &mut Vec<EntityId>) {
@@ -492,6 +610,12 @@ impl AccessReader for State {
         self.closure(groups.iter().cloned().map(Grantee::Group).chain([Grantee::User(name.clone())]))
     }
 
+    fn roles_within(&self, role: RoleId) -> BTreeSet<RoleId> {
+        let mut within = self.closure([Grantee::Role(role)]);
+        within.insert(role);
+        within
+    }
+
     fn role_name(&self, role: RoleId) -> Option<String> {
         self.roles.get(role).map(|role| role.name.clone())
     }
@@ -514,5 +638,13 @@ impl AccessReader for State {
 
     fn policies_on(&self, object: ObjectId) -> &[Arc<RowPolicy>] {
         self.policies.on(object)
+    }
+
+    fn masks_on(&self, table: TableId) -> &[Arc<MaskingPolicy>] {
+        self.masks.on(ObjectId::Table(table))
+    }
+
+    fn emergency_access(&self, id: EmergencyId) -> Option<&Arc<EmergencyAccess>> {
+        self.emergencies.get(&id)
     }
 }

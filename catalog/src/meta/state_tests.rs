@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use lazaret_auth::{
-    AccessReader, CatalogId, GrantId, Grantee, GroupName, ObjectId, ObjectPath, PolicyId, PrincipalName, RoleId, RowPolicy, TableId, UserId,
+    AccessReader, CatalogId, CertificateSubject, GrantId, Grantee, GroupName, ObjectId, ObjectPath, PolicyId, PrincipalName, RoleId,
+    RowPolicy, TableId, TokenId, UserId,
 };
 
 use super::conformance::{Fixture, select_on, table};
@@ -59,7 +60,7 @@ fn a_parent_is_not_dropped_before_its_children() {
     assert_eq!(refused(&state, &delete(relation)), "table or view \"cases\" cannot be dropped: grants depend on it");
 
     let after = state.apply(&state.cascade(catalog)).unwrap();
-    assert_eq!((after.catalogs().count(), after.relations().count(), after.policies().count()), (0, 0, 0));
+    assert_eq!((after.catalogs().count(), after.relations().count(), after.policies().count(), after.masks().count()), (0, 0, 0, 0));
     assert_eq!((after.users().count(), after.privilege_grants().count()), (1, 0));
 }
 
@@ -73,11 +74,41 @@ fn a_user_goes_with_its_grants_but_not_before_its_views_and_policies() {
     let state = state.apply(&state.cascade(EntityId::Relation(fixture.view.id))).unwrap();
     assert_eq!(refused(&state, &state.cascade(user)), "user \"ana\" cannot be dropped: policies depend on it");
     let state = state.apply(&[Change::Delete(EntityId::Policy(fixture.policy.id))]).unwrap();
+    assert_eq!(refused(&state, &state.cascade(user)), "user \"ana\" cannot be dropped: policies depend on it", "a mask is one too");
+    let state = state.apply(&[Change::Delete(EntityId::MaskingPolicy(fixture.mask.id))]).unwrap();
     let state = state.apply(&state.cascade(user)).unwrap();
 
     // Made again, the name inherits nothing.
     let state = state.apply(&put(Entity::User(User { id: UserId::generate(), ..fixture.user.clone() }))).unwrap();
     assert!(state.roles_of(&PrincipalName::local("ana"), &BTreeSet::new()).is_empty());
+}
+
+#[test]
+fn a_user_goes_with_its_tokens_and_its_certificate() {
+    let fixture = Fixture::new();
+    let subject = fixture.user.certificate_subject.clone().unwrap();
+    let rui = User { id: UserId::generate(), name: "rui".into(), ..fixture.user.clone() };
+    let state = fixture.state();
+    assert_eq!(state.certificate_user(&subject).map(|user| user.name.as_str()), Some("ana"));
+    assert_eq!(refused(&state, &put(Entity::User(rui.clone()))), "certificate subject \"CN=ana,O=Hospital\" already exists");
+    let orphan = ServiceToken { user: UserId::generate(), ..fixture.token.clone() };
+    assert!(refused(&state, &put(Entity::ServiceToken(orphan))).starts_with("user "));
+    let namesake = ServiceToken { id: TokenId::generate(), ..fixture.token.clone() };
+    assert_eq!(refused(&state, &put(Entity::ServiceToken(namesake))), "token \"etl\" already exists");
+
+    // Another subject frees the first one.
+    let moved = User { certificate_subject: CertificateSubject::parse("CN=other").ok(), ..fixture.user.clone() };
+    let moved = state.apply(&put(Entity::User(moved))).unwrap();
+    assert!(moved.certificate_user(&subject).is_none());
+    assert!(moved.apply(&put(Entity::User(rui.clone()))).is_ok());
+
+    let alone = State::build(1, vec![Entity::User(fixture.user.clone()), Entity::ServiceToken(fixture.token.clone())]).unwrap();
+    let user = EntityId::User(fixture.user.id);
+    assert_eq!(refused(&alone, &[Change::Delete(user)]), "user \"ana\" cannot be dropped: tokens depend on it");
+    let gone = alone.apply(&alone.cascade(user)).unwrap();
+    assert!(gone.token_by_id(fixture.token.id).is_none() && gone.certificate_user(&subject).is_none());
+    let again = gone.apply(&put(Entity::User(User { id: UserId::generate(), ..fixture.user.clone() }))).unwrap();
+    assert_eq!(again.tokens_of(again.user("ana").unwrap().id).count(), 0);
 }
 
 #[test]
@@ -87,6 +118,12 @@ fn a_role_that_a_policy_names_stays() {
     let role = EntityId::Role(fixture.role.id);
     assert_eq!(refused(&state, &state.cascade(role)), "role \"analyst\" cannot be dropped: policies depend on it");
     let state = state.apply(&[Change::Delete(EntityId::Policy(fixture.policy.id))]).unwrap();
+    assert_eq!(
+        refused(&state, &state.cascade(role)),
+        "role \"analyst\" cannot be dropped: policies depend on it",
+        "nor one that a mask names"
+    );
+    let state = state.apply(&[Change::Delete(EntityId::MaskingPolicy(fixture.mask.id))]).unwrap();
     let state = state.apply(&state.cascade(role)).unwrap();
     assert_eq!((state.role_grants().count(), state.privilege_grants().count()), (0, 0));
 }
@@ -118,6 +155,8 @@ fn roles_are_held_through_roles_and_never_in_a_circle() {
     let ana = PrincipalName::local("ana");
     assert_eq!(state.roles_of(&ana, &BTreeSet::new()), BTreeSet::from([fixture.role.id, fixture.outer_role.id]));
     assert!(state.roles_of(&PrincipalName::new("hospital", "ana"), &BTreeSet::new()).is_empty(), "the issuer counts");
+    assert_eq!(state.roles_within(fixture.role.id), BTreeSet::from([fixture.role.id, fixture.outer_role.id]));
+    assert_eq!(state.roles_within(fixture.outer_role.id), BTreeSet::from([fixture.outer_role.id]));
 
     let group = GroupName { issuer: "hospital".into(), group: "lab".into() };
     let grantor = ana.clone();

@@ -1,12 +1,13 @@
-//! The data files of a new table: Parquet, encoded on a thread that may block, bounded in memory.
+//! The data files of a table: Parquet, encoded on a thread that may block, bounded in memory.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{File, OpenOptions};
-use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use datafusion::common::ScalarValue;
 use deltalake::kernel::Add;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
@@ -16,6 +17,7 @@ use parquet::schema::types::ColumnPath;
 use uuid::Uuid;
 
 use super::WriteError;
+use super::folder::Place;
 use super::partition::{Part, PartitionKey, PartitionValues, Partitioning};
 use super::stats::{FloatBounds, file_stats, is_float};
 
@@ -32,31 +34,41 @@ const MAX_OPEN_FILES: usize = 256;
 const MAX_PARTITIONS: usize = 10_000;
 
 pub(super) struct DataFiles {
-    folder: PathBuf,
+    place: Arc<dyn Place>,
     partitioning: Partitioning,
     open: HashMap<PartitionKey, OpenFile>,
     partitions: HashSet<PartitionKey>,
-    adds: Vec<Add>,
+    files: Vec<DataFile>,
     rows: u64,
 }
 
-/// What was written: the log's entries for it.
+/// What was written.
 #[derive(Debug)]
 pub(super) struct Written {
-    pub adds: Vec<Add>,
+    pub files: Vec<DataFile>,
     pub rows: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct DataFile {
+    /// The log's entry for it.
+    pub add: Add,
+    pub rows: u64,
+    /// Its partition's values, by the columns' indices.
+    pub constants: Arc<[(usize, ScalarValue)]>,
 }
 
 struct OpenFile {
     name: String,
     writer: ArrowWriter<File>,
     values: PartitionValues,
+    constants: Arc<[(usize, ScalarValue)]>,
     floats: BTreeMap<usize, FloatBounds>,
 }
 
 impl DataFiles {
-    pub fn new(folder: &Path, partitioning: Partitioning) -> Self {
-        Self { folder: folder.to_owned(), partitioning, open: HashMap::new(), partitions: HashSet::new(), adds: Vec::new(), rows: 0 }
+    pub fn new(place: Arc<dyn Place>, partitioning: Partitioning) -> Self {
+        Self { place, partitioning, open: HashMap::new(), partitions: HashSet::new(), files: Vec::new(), rows: 0 }
     }
 
     pub fn write(&mut self, batch: &RecordBatch) -> Result<(), WriteError> {
@@ -81,13 +93,13 @@ impl DataFiles {
         for key in keys {
             self.close(&key)?;
         }
-        Ok(Written { adds: self.adds, rows: self.rows })
+        Ok(Written { files: self.files, rows: self.rows })
     }
 
     fn write_part(&mut self, part: Part) -> Result<(), WriteError> {
         if !self.open.contains_key(&part.key) {
             self.make_room()?;
-            let file = OpenFile::create(&self.folder, self.partitioning.file_schema(), part.values)?;
+            let file = OpenFile::create(self.place.as_ref(), self.partitioning.file_schema(), part.values, part.constants)?;
             self.open.insert(part.key.clone(), file);
         }
         let Some(file) = self.open.get_mut(&part.key) else { return Ok(()) };
@@ -123,7 +135,7 @@ impl DataFiles {
 
     fn close(&mut self, key: &PartitionKey) -> Result<(), WriteError> {
         if let Some(file) = self.open.remove(key) {
-            self.adds.push(file.close(self.partitioning.file_schema())?);
+            self.files.push(file.close(self.partitioning.file_schema())?);
         }
         Ok(())
     }
@@ -131,12 +143,18 @@ impl DataFiles {
 
 impl OpenFile {
     /// The name says nothing of the values: Delta keeps these in the log, and paths end up in error texts.
-    fn create(folder: &Path, schema: &SchemaRef, values: PartitionValues) -> Result<Self, WriteError> {
+    fn create(
+        place: &dyn Place,
+        schema: &SchemaRef,
+        values: PartitionValues,
+        constants: Arc<[(usize, ScalarValue)]>,
+    ) -> Result<Self, WriteError> {
         let name = format!("part-{}.zstd.parquet", Uuid::now_v7().simple());
+        place.will_hold(&name);
         let file = OpenOptions::new()
             .write(true)
             .create_new(true)
-            .open(folder.join(&name))
+            .open(place.path().join(&name))
             .map_err(|source| WriteError::Io { doing: "create a data file", source })?;
         let floats: BTreeMap<_, _> = (0..).zip(schema.fields()).filter(|(_, field)| is_float(field.data_type())).collect();
         let mut properties = WriterProperties::builder()
@@ -150,7 +168,7 @@ impl OpenFile {
         let options = ArrowWriterOptions::new().with_properties(properties.build()).with_skip_arrow_metadata(true);
         let writer = ArrowWriter::try_new_with_options(file, SchemaRef::clone(schema), options)?;
         let floats = floats.into_keys().map(|index| (index, FloatBounds::default())).collect();
-        Ok(Self { name, writer, values, floats })
+        Ok(Self { name, writer, values, constants, floats })
     }
 
     fn write(&mut self, batch: &RecordBatch) -> Result<(), WriteError> {
@@ -160,13 +178,14 @@ impl OpenFile {
         Ok(self.writer.write(batch)?)
     }
 
-    fn close(mut self, schema: &SchemaRef) -> Result<Add, WriteError> {
+    fn close(mut self, schema: &SchemaRef) -> Result<DataFile, WriteError> {
         let footer = self.writer.finish()?;
         let io = |source| WriteError::Io { doing: "make a data file durable", source };
         self.writer.inner().sync_all().map_err(io)?;
         let size = self.writer.inner().metadata().map_err(io)?.len();
         let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis());
-        Ok(Add {
+        let rows = u64::try_from(footer.file_metadata().num_rows()).unwrap_or(0);
+        let add = Add {
             path: self.name,
             partition_values: self.values,
             size: i64::try_from(size).unwrap_or(i64::MAX),
@@ -178,6 +197,7 @@ impl OpenFile {
             base_row_id: None,
             default_row_commit_version: None,
             clustering_provider: None,
-        })
+        };
+        Ok(DataFile { add, rows, constants: self.constants })
     }
 }

@@ -1,6 +1,9 @@
-//! The folder of a managed table: named by the table's id, made durable, or removed.
+//! Where data files are made: the folder of a new managed table, named by the table's id, or that of a table that is there.
+//! What is not kept is removed.
 
 use std::collections::HashSet;
+use std::convert::Infallible;
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -8,14 +11,31 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use lazaret_auth::TableId;
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 
 use super::WriteError;
+use crate::meta::{Change, ChangeError, EntityId, Metadata, State};
 use crate::stores::Stores;
 
 /// The data is sensitive: nobody but the server's own user looks into it.
 const FOLDER_MODE: u32 = 0o700;
+
+/// A folder in which data files are made.
+pub(super) trait Place: Send + Sync {
+    fn path(&self) -> &Path;
+
+    /// Called before a file of this name is made.
+    fn will_hold(&self, name: &str);
+}
+
+/// Files that are added to the folder of a table; they go with the last who holds this, unless they were kept.
+pub(super) struct Additions {
+    folder: PathBuf,
+    names: Mutex<Vec<String>>,
+    kept: AtomicBool,
+}
 
 /// A folder that goes with the last who holds it, unless it was kept.
 pub(super) struct Folder {
@@ -40,10 +60,6 @@ impl Folder {
         })
     }
 
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     pub fn keep(&self) {
         self.kept.store(true, Ordering::Release);
     }
@@ -66,6 +82,62 @@ impl Folder {
     }
 }
 
+impl Place for Folder {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The folder goes as a whole.
+    fn will_hold(&self, _name: &str) {}
+}
+
+impl Additions {
+    pub fn new(folder: PathBuf) -> Self {
+        Self { folder, names: Mutex::default(), kept: AtomicBool::new(false) }
+    }
+
+    pub fn keep(&self) {
+        self.kept.store(true, Ordering::Release);
+    }
+
+    /// The names of the files; each file is durable already.
+    pub async fn make_durable(&self) -> Result<(), WriteError> {
+        let folder = self.folder.clone();
+        blocking("make the rows durable", move || File::open(folder)?.sync_all()).await
+    }
+}
+
+impl Place for Additions {
+    fn path(&self) -> &Path {
+        &self.folder
+    }
+
+    fn will_hold(&self, name: &str) {
+        self.names.lock().push(name.to_owned());
+    }
+}
+
+impl Drop for Additions {
+    fn drop(&mut self) {
+        if self.kept.load(Ordering::Acquire) {
+            return;
+        }
+        let (folder, names) = (std::mem::take(&mut self.folder), std::mem::take(self.names.get_mut()));
+        let remove = move || {
+            for name in names {
+                match fs::remove_file(folder.join(&name)) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => tracing::warn!(%error, name, "an unused data file stays"),
+                    _ => {}
+                }
+            }
+        };
+        match Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(remove)),
+            Err(_) => remove(),
+        }
+    }
+}
+
 impl Drop for Folder {
     fn drop(&mut self) {
         if self.kept.load(Ordering::Acquire) {
@@ -79,9 +151,40 @@ impl Drop for Folder {
     }
 }
 
-/// Removes the files of a dropped table. The metadata must have forgotten it before: a crash in the middle then leaves
-/// work for [`sweep`], never a table with half its files.
-pub async fn remove_table(stores: &Stores, id: TableId) -> Result<(), WriteError> {
+/// Removes folders that the metadata holds as leftovers, and then what it holds of them: what a kill in between leaves is
+/// there at the next start.
+pub async fn sweep(stores: &Stores, metadata: &Metadata, leftovers: &[TableId]) -> Result<(), SweepError> {
+    for table in leftovers {
+        remove_folder(stores, *table).await?;
+    }
+    let forget = |state: &State| {
+        let known = state.leftovers().filter(|table| leftovers.contains(table));
+        Ok(known.map(|table| Change::Delete(EntityId::Leftover(table))).collect())
+    };
+    metadata.change(forget).await?;
+    Ok(())
+}
+
+/// For the start of the server: what a kill left of files that were on their way to another store.
+pub async fn clear_staging(stores: &Stores) -> Result<(), WriteError> {
+    let staging = stores.staging();
+    blocking("clear the staging folder", move || match fs::remove_dir_all(&staging) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        outcome => outcome,
+    })
+    .await
+}
+
+/// Why leftovers are still there.
+#[derive(Debug, thiserror::Error)]
+pub enum SweepError {
+    #[error("leftovers of the warehouse cannot be removed")]
+    Folder(#[from] WriteError),
+    #[error("what was removed cannot be forgotten")]
+    Metadata(#[from] ChangeError<Infallible>),
+}
+
+async fn remove_folder(stores: &Stores, id: TableId) -> Result<(), WriteError> {
     let path = stores.warehouse().join(id.to_string());
     blocking("remove the table's files", move || match fs::remove_dir_all(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -90,30 +193,19 @@ pub async fn remove_table(stores: &Stores, id: TableId) -> Result<(), WriteError
     .await
 }
 
-/// For the start of the server, before any statement runs: removes the folders of the warehouse whose table the metadata
-/// does not know. Answers how many there were. What is not named by an id is not ours, and stays.
-pub async fn sweep(stores: &Stores, known: HashSet<TableId>) -> Result<usize, WriteError> {
+/// What lies in the warehouse and is neither a table nor a leftover. It stays: metadata that was lost, or restored from an
+/// older copy, must not take tables with it.
+pub async fn strangers(stores: &Stores, state: &State) -> Result<Vec<OsString>, WriteError> {
+    let known: HashSet<String> = state.relations().map(|relation| relation.id).chain(state.leftovers()).map(|id| id.to_string()).collect();
     let warehouse = stores.warehouse().to_owned();
-    blocking("sweep the warehouse", move || {
+    blocking("look into the warehouse", move || {
         let entries = match fs::read_dir(&warehouse) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries?,
         };
-        let mut removed = 0;
-        for entry in entries {
-            let entry = entry?;
-            let name = entry.file_name();
-            let id = name.to_str().and_then(|name| TableId::parse(name).filter(|id| id.to_string() == name));
-            match id {
-                Some(id) if !known.contains(&id) && entry.file_type()?.is_dir() => {
-                    fs::remove_dir_all(entry.path())?;
-                    removed += 1;
-                }
-                Some(_) => {}
-                None => tracing::warn!(name = ?name, "the warehouse holds something that is no table"),
-            }
-        }
-        Ok(removed)
+        let names = entries.map(|entry| Ok(entry?.file_name()));
+        let is_known = |name: &OsString| name.to_str().is_some_and(|name| known.contains(name));
+        names.filter(|name: &io::Result<OsString>| !name.as_ref().is_ok_and(is_known)).collect()
     })
     .await
 }

@@ -1,11 +1,18 @@
-//! Making tables: a stream of batches becomes a Delta table in the warehouse, whole and durable, or nothing.
+//! Writing tables: a stream of batches becomes a Delta table in the warehouse, or rows of a table that is there ([`insert`]),
+//! whole and durable, or nothing.
 //!
 //! A managed table lies in a folder named by its id. Nobody sees it before the metadata names it, so that what counts is
-//! the order: the data files, the log, both made durable, and only then (by the caller) the metadata. A folder that the
-//! metadata does not know was never acknowledged, or is dropped: [`sweep`] removes it when the server starts.
+//! the order: the metadata holds the id as a leftover; then the data files, the log, both made durable; and only then (by the
+//! caller) the metadata names it. A leftover was never acknowledged, or is dropped: [`sweep`] removes it, at the latest when
+//! the server starts. What the metadata knows nothing of stays.
 
+mod commit;
 mod files;
 mod folder;
+mod insert;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod insert_tests;
 mod partition;
 mod stats;
 #[cfg(test)]
@@ -32,12 +39,13 @@ use parquet::errors::ParquetError;
 use tokio::sync::mpsc;
 use url::Url;
 
-pub use folder::{remove_table, sweep};
+pub use folder::{SweepError, clear_staging, strangers, sweep};
+pub use insert::{NewRows, write_rows};
 
-use crate::lake::SnapshotId;
+use crate::lake::{LakeError, SnapshotId};
 use crate::stores::Stores;
 use files::{DataFiles, Written};
-use folder::Folder;
+use folder::{Folder, Place};
 use partition::Partitioning;
 use types::Conversion;
 
@@ -66,7 +74,7 @@ pub struct CreatedTable {
     pub schema: SchemaRef,
 }
 
-/// Why a table was not made; nothing of it is left. Texts name columns and types, never values or paths.
+/// Why nothing was written; nothing of it is left. Texts name columns and types, never values or paths.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
     #[error("a table needs at least one column")]
@@ -81,7 +89,7 @@ pub enum WriteError {
     NullValue { column: String },
     #[error("the table cannot be partitioned by \"{column}\": {reason}")]
     Partition { column: String, reason: &'static str },
-    #[error("the table would have more than {limit} partitions")]
+    #[error("the rows would lie in more than {limit} partitions")]
     TooManyPartitions { limit: usize },
     /// The query failed.
     #[error(transparent)]
@@ -100,6 +108,17 @@ pub enum WriteError {
     Parquet(#[from] ParquetError),
     #[error("cannot write the table's log")]
     Log(#[from] Box<DeltaTableError>),
+    #[error("the table was changed by another writer while the statement ran; nothing was written")]
+    Changed,
+    #[error("too many others wrote into the table at the same time; nothing was written")]
+    Crowded,
+    /// The log may name the rows, or may yet.
+    #[error("the table's storage did not answer: whether the rows were written is not known")]
+    Unclear(#[source] object_store::Error),
+    #[error("the table's storage cannot be written")]
+    Store(#[from] object_store::Error),
+    #[error("the table cannot be read again")]
+    Lake(#[from] LakeError),
     #[error("writing was interrupted")]
     Interrupted(#[source] tokio::task::JoinError),
 }
@@ -139,10 +158,12 @@ async fn write_table<S>(
 where
     S: Stream<Item = Result<RecordBatch, DataFusionError>> + Send + Unpin,
 {
-    let written = write_files(folder, conversion, partitioning, batches).await?;
+    let place: Arc<dyn Place> = Arc::clone(folder) as _;
+    let written = write_files(&place, conversion, partitioning, batches).await?;
     let location = Url::from_directory_path(folder.path())
         .map_err(|()| WriteError::Io { doing: "name the table's folder", source: std::io::ErrorKind::InvalidInput.into() })?;
-    write_log(folder.path(), &location, table, schema, written.adds).await.map_err(Box::new)?;
+    let adds = written.files.into_iter().map(|file| file.add).collect();
+    write_log(folder.path(), &location, table, schema, adds).await.map_err(Box::new)?;
     folder.make_durable().await?;
     let version = SnapshotId(0);
     Ok(CreatedTable { location: location.into(), version, rows: written.rows, schema: Arc::clone(conversion.target()) })
@@ -155,7 +176,7 @@ enum Message {
 }
 
 async fn write_files<S>(
-    folder: &Arc<Folder>,
+    place: &Arc<dyn Place>,
     conversion: &Conversion,
     partitioning: Partitioning,
     batches: S,
@@ -164,9 +185,9 @@ where
     S: Stream<Item = Result<RecordBatch, DataFusionError>> + Send + Unpin,
 {
     let (sender, receiver) = mpsc::channel(BATCHES_IN_FLIGHT);
-    // The encoder holds the folder too: it must not be removed while files are still being made in it.
-    let encoder_folder = Arc::clone(folder);
-    let encoder = tokio::task::spawn_blocking(move || encode(&encoder_folder, partitioning, receiver));
+    // The encoder holds the place too: nothing must be removed while files are still being made in it.
+    let encoder_place = Arc::clone(place);
+    let encoder = tokio::task::spawn_blocking(move || encode(encoder_place, partitioning, receiver));
     let fed = feed(sender, conversion, batches).await;
     let written = encoder.await.map_err(WriteError::Interrupted)?;
     fed?;
@@ -189,8 +210,8 @@ where
 }
 
 /// `None`: abandoned.
-fn encode(folder: &Folder, partitioning: Partitioning, mut receiver: mpsc::Receiver<Message>) -> Result<Option<Written>, WriteError> {
-    let mut files = DataFiles::new(folder.path(), partitioning);
+fn encode(place: Arc<dyn Place>, partitioning: Partitioning, mut receiver: mpsc::Receiver<Message>) -> Result<Option<Written>, WriteError> {
+    let mut files = DataFiles::new(place, partitioning);
     while let Some(message) = receiver.blocking_recv() {
         match message {
             Message::Batch(batch) => files.write(&batch)?,

@@ -24,6 +24,8 @@ pub(super) struct Part {
     /// Without the partition columns.
     pub batch: RecordBatch,
     pub values: PartitionValues,
+    /// The same by the columns' indices, ascending.
+    pub constants: Arc<[(usize, ScalarValue)]>,
 }
 
 pub(super) struct Partitioning {
@@ -70,7 +72,7 @@ impl Partitioning {
         let internal = |error: arrow::error::ArrowError| WriteError::Batch(error.to_string());
         let rest = batch.project(&self.rest).map_err(internal)?;
         if self.columns.is_empty() {
-            return Ok(vec![Part { key: Box::default(), batch: rest, values: PartitionValues::new() }]);
+            return Ok(vec![Part { key: Box::default(), batch: rest, values: PartitionValues::new(), constants: Arc::default() }]);
         }
         let keys: Vec<_> = self.columns.iter().map(|index| Arc::clone(batch.column(*index))).collect();
         let rows = self.converter.convert_columns(&keys).map_err(internal)?;
@@ -80,9 +82,10 @@ impl Partitioning {
         }
         let mut parts = Vec::with_capacity(rows_by_key.len());
         for (key, indices) in rows_by_key {
-            let values = self.values(batch, indices.first().copied().unwrap_or(0) as usize)?;
+            let first = indices.first().copied().unwrap_or(0) as usize;
+            let (values, constants) = (self.values(batch, first)?, self.constants(batch, first)?);
             let batch = take_record_batch(&rest, &UInt32Array::from(indices)).map_err(internal)?;
-            parts.push(Part { key: key.into(), batch, values });
+            parts.push(Part { key: key.into(), batch, values, constants });
         }
         Ok(parts)
     }
@@ -98,6 +101,12 @@ impl Partitioning {
                 Ok((column.clone(), value))
             })
             .collect()
+    }
+
+    fn constants(&self, batch: &RecordBatch, row: usize) -> Result<Arc<[(usize, ScalarValue)]>, WriteError> {
+        let mut columns = self.columns.clone();
+        columns.sort_unstable();
+        columns.into_iter().map(|index| Ok((index, ScalarValue::try_from_array(batch.column(index), row)?))).collect()
     }
 }
 

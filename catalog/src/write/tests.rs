@@ -1,6 +1,7 @@
 //! Writes tables and reads them back with delta-rs.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -20,7 +21,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::caches::{CacheLimits, Caches};
 use crate::lake::{Lake, TableSource};
-use crate::meta::TableFormat;
+use crate::meta::{Change, Entity, MemoryStore, Metadata, TableFormat};
 use crate::stores::StoresConfig;
 
 struct Warehouse {
@@ -506,7 +507,7 @@ async fn many_partitions_take_turns_and_too_many_are_refused() {
     assert_eq!(row, [2000, 300, 999_000, 1000]);
 
     let error = warehouse.write(vec![batch(10_001, 10_001)], &["part"]).await.unwrap_err();
-    assert_eq!(error.to_string(), "the table would have more than 10000 partitions");
+    assert_eq!(error.to_string(), "the rows would lie in more than 10000 partitions");
     assert_eq!(warehouse.tables().len(), 1);
 }
 
@@ -640,20 +641,21 @@ async fn an_id_is_used_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_metadata_does_not_know_is_swept() {
+async fn leftovers_are_swept_and_what_the_metadata_does_not_know_stays() {
     let warehouse = Warehouse::new();
-    assert_eq!(sweep(&warehouse.stores, HashSet::new()).await.unwrap(), 0);
-    let (kept, dropped, orphan) =
-        (new_table(people(0, 0).schema(), &[]), new_table(people(0, 0).schema(), &[]), new_table(people(0, 0).schema(), &[]));
-    for table in [&kept, &dropped, &orphan] {
+    let metadata = Metadata::open(Arc::new(MemoryStore::default())).await.unwrap();
+    assert!(strangers(&warehouse.stores, &metadata.current()).await.unwrap().is_empty());
+    let schema = people(0, 0).schema();
+    let (dropped, unwritten, unknown) = (new_table(Arc::clone(&schema), &[]), new_table(Arc::clone(&schema), &[]), new_table(schema, &[]));
+    let leftovers = [dropped.id, unwritten.id];
+    metadata.change(|_| Ok::<_, Infallible>(leftovers.map(Entity::Leftover).map(Change::Put).to_vec())).await.unwrap();
+    for table in [&dropped, &unknown] {
         create_table_as(&warehouse.stores, table.clone(), stream::iter([Ok(people(0, 1))])).await.unwrap();
     }
-    remove_table(&warehouse.stores, dropped.id).await.unwrap();
-    remove_table(&warehouse.stores, dropped.id).await.unwrap();
-    let foreign = warehouse.folder.path().join("warehouse/notes.txt");
-    std::fs::write(&foreign, "mine").unwrap();
-    assert_eq!(sweep(&warehouse.stores, HashSet::from([kept.id])).await.unwrap(), 1);
-    let mut tables = warehouse.tables();
-    tables.sort();
-    assert_eq!(tables, [kept.id.to_string(), "notes.txt".to_owned()]);
+    for _ in 0..2 {
+        sweep(&warehouse.stores, &metadata, &leftovers).await.unwrap();
+        assert_eq!(metadata.current().leftovers().count(), 0);
+        assert_eq!(warehouse.tables(), [unknown.id.to_string()]);
+    }
+    assert_eq!(strangers(&warehouse.stores, &metadata.current()).await.unwrap(), [unknown.id.to_string().as_str()]);
 }

@@ -33,6 +33,11 @@ impl Conversion {
         Ok(Self { target: Arc::new(Schema::new(fields)) })
     }
 
+    /// For batches that have the types of a table that is there; NULL is looked for all the same.
+    pub fn into(table: &SchemaRef) -> Self {
+        Self { target: Arc::clone(table) }
+    }
+
     /// The schema of the table.
     pub fn target(&self) -> &SchemaRef {
         &self.target

@@ -9,11 +9,13 @@ use arrow::datatypes::{Schema, SchemaRef};
 use arrow_flight::decode::FlightRecordBatchStream;
 use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::sql::client::FlightSqlServiceClient;
-use arrow_flight::sql::{CommandGetDbSchemas, CommandGetTables};
-use arrow_flight::{FlightInfo, HandshakeRequest, IpcMessage, Ticket};
+use arrow_flight::sql::{CommandGetDbSchemas, CommandGetTables, CommandStatementQuery, ProstMessageExt};
+use arrow_flight::{Action, FlightDescriptor, FlightInfo, HandshakeRequest, IpcMessage, Ticket};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use futures::{StreamExt, stream};
+use percent_encoding::percent_decode_str;
+use prost::Message;
 use tonic::Request;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
@@ -24,9 +26,11 @@ use crate::error::ShellError;
 const CONNECT: Duration = Duration::from_secs(10);
 /// A query may be silent for long; whether the other side is there at all is asked meanwhile.
 const KEEPALIVE: Duration = Duration::from_secs(30);
-/// One message; a row is never split, and the server keeps below 16 MiB.
-const MESSAGE_BYTES: usize = 64 << 20;
+/// One message. A row is never split, and the server sends none over 256 MiB.
+const MESSAGE_BYTES: usize = 257 << 20;
 const DEFAULT_PORT: u16 = 32010;
+/// In which the server says, percent-encoded, what a statement's writer should know.
+const WARNING_TRAILER: &str = "lazaret-warning";
 
 pub enum Credential {
     Password { user: String, password: String },
@@ -47,7 +51,10 @@ pub struct Client {
 pub enum Outcome {
     Rows(Box<Rows>),
     /// Not a query; with the number of rows that it changed, where the server says one.
-    Done(Option<u64>),
+    Done {
+        affected: Option<u64>,
+        warnings: Vec<String>,
+    },
 }
 
 /// A result under way. Dropping it cancels the query.
@@ -138,10 +145,37 @@ impl Client {
 
     /// Runs one statement. What is not a query has run when this returns.
     pub async fn execute(&self, sql: &str) -> Result<Outcome, ShellError> {
-        let info = self.flight().execute(sql.to_owned(), None).await?;
+        let command = CommandStatementQuery { query: sql.to_owned(), transaction_id: None };
+        let mut request = Request::new(FlightDescriptor::new_cmd(command.as_any().encode_to_vec()));
+        self.sign(&mut request)?;
+        let (metadata, info, _) = FlightServiceClient::new(self.channel.clone()).get_flight_info(request).await?.into_parts();
         let affected = u64::try_from(info.total_records).ok();
         let rows = self.rows(info)?;
-        if rows.schema.fields().is_empty() { Ok(Outcome::Done(affected)) } else { Ok(Outcome::Rows(Box::new(rows))) }
+        if !rows.schema.fields().is_empty() {
+            return Ok(Outcome::Rows(Box::new(rows)));
+        }
+        let warnings = metadata.get_all(WARNING_TRAILER).iter().filter_map(|warning| warning.to_str().ok());
+        let warnings = warnings.map(|warning| percent_decode_str(warning).decode_utf8_lossy().into_owned()).collect();
+        Ok(Outcome::Done { affected, warnings })
+    }
+
+    /// Ends the session, so that it takes no place on the server. A server that is gone has none.
+    pub async fn close(&self) {
+        let mut request = Request::new(Action::new("CloseSession", ""));
+        if self.sign(&mut request).is_ok() {
+            let _ = FlightServiceClient::new(self.channel.clone()).do_action(request).await;
+        }
+    }
+
+    fn sign<T>(&self, request: &mut Request<T>) -> Result<(), ShellError> {
+        let header = |text: &str| text.parse().map_err(|error| ShellError::usage("the server's token is no header", error));
+        let mut token: MetadataValue<Ascii> = header(&format!("Bearer {}", self.token))?;
+        token.set_sensitive(true);
+        request.metadata_mut().insert("authorization", token);
+        if let Some(cookie) = &self.cookie {
+            request.metadata_mut().insert("cookie", header(cookie)?);
+        }
+        Ok(())
     }
 
     fn rows(&self, info: FlightInfo) -> Result<Rows, ShellError> {

@@ -1,11 +1,12 @@
 //! The shell behind `lazaret sql`: interactive on a terminal; with `-c`, `-f` or a pipe it runs what it is given and
-//! stops at the first error.
+//! stops at the first error. Behind `lazaret policy test` is [`policy`].
 
 mod client;
 mod commands;
 mod complete;
 mod error;
 mod interactive;
+pub mod policy;
 mod print;
 mod run;
 mod split;
@@ -27,23 +28,15 @@ const DEFAULT_USER: &str = "admin";
 /// A script is read as a whole before it runs.
 const MAX_SCRIPT_BYTES: u64 = 64 << 20;
 
+/// Which server, and as whom.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+struct Connection {
     /// The server: grpc://HOST:PORT, or grpc+tls://HOST:PORT.
     #[arg(long, env = "LAZARET_URL", default_value = DEFAULT_URL)]
     url: String,
     /// The user; its password is LAZARET_PASSWORD, in --password-file, or asked for.
     #[arg(long, default_value = DEFAULT_USER)]
     user: String,
-    /// Run this and end; can be given several times.
-    #[arg(short = 'c', long = "command", value_name = "SQL")]
-    commands: Vec<String>,
-    /// Run the statements of this file and end.
-    #[arg(short = 'f', long, value_name = "FILE")]
-    file: Option<PathBuf>,
-    /// How rows are printed.
-    #[arg(long, value_enum, default_value = "table")]
-    format: Format,
     /// A file that holds the password.
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
@@ -53,6 +46,21 @@ pub struct Args {
     /// Certificates (PEM) of the authorities that may vouch for the server; without it the system's.
     #[arg(long, value_name = "FILE")]
     ca_file: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    connection: Connection,
+    /// Run this and end; can be given several times.
+    #[arg(short = 'c', long = "command", value_name = "SQL")]
+    commands: Vec<String>,
+    /// Run the statements of this file and end.
+    #[arg(short = 'f', long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// How rows are printed.
+    #[arg(long, value_enum, default_value = "table")]
+    format: Format,
 }
 
 /// Runs the shell to its end.
@@ -68,8 +76,13 @@ pub async fn run(args: Args) -> ExitCode {
 
 async fn start(args: Args) -> Result<ExitCode, ShellError> {
     let is_interactive = args.commands.is_empty() && args.file.is_none() && io::stdin().is_terminal();
-    let credential = credential(&args)?;
-    let client = Client::connect(&args.url, &credential, args.ca_file.as_deref()).await?;
+    let client = args.connection.open().await?;
+    let outcome = talk(&args, client.clone(), is_interactive).await;
+    client.close().await;
+    outcome
+}
+
+async fn talk(args: &Args, client: Client, is_interactive: bool) -> Result<ExitCode, ShellError> {
     if is_interactive {
         return interactive::run(client, args.format).await;
     }
@@ -126,8 +139,14 @@ fn read_limited(reader: impl Read) -> io::Result<String> {
     Ok(text)
 }
 
+impl Connection {
+    async fn open(&self) -> Result<Client, ShellError> {
+        Client::connect(&self.url, &credential(self)?, self.ca_file.as_deref()).await
+    }
+}
+
 /// A token where there is one, else the user with the password from the first place that has it.
-fn credential(args: &Args) -> Result<Credential, ShellError> {
+fn credential(args: &Connection) -> Result<Credential, ShellError> {
     let read = |path: &PathBuf| {
         let text = std::fs::read_to_string(path).map_err(|error| ShellError::usage(format!("cannot read {}", path.display()), error))?;
         Ok(text.trim_end_matches(['\r', '\n']).to_owned())

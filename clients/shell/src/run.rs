@@ -8,7 +8,7 @@ use crate::commands;
 use crate::error::ShellError;
 use crate::print::{Format, print_rows};
 use crate::split::Item;
-use crate::table::Look;
+use crate::table::{Look, printable};
 
 /// A person does not read more; `\limit` changes it.
 const SHOWN_ROWS: usize = 1000;
@@ -74,9 +74,12 @@ impl Runner {
         let started = Instant::now();
         match self.client.execute(sql).await? {
             Outcome::Rows(mut rows) => print_rows(&mut rows, self.format, self.look, self.limit).await?,
-            Outcome::Done(affected) => {
+            Outcome::Done { affected, warnings } => {
                 self.names_changed = true;
                 self.follow_use(sql);
+                for warning in warnings {
+                    eprintln!("warning: {}", printable(&warning, false));
+                }
                 if self.format.is_for_people() {
                     let text = match affected {
                         Some(1) => "OK, 1 row\n".to_owned(),

@@ -3,57 +3,77 @@
 //!
 //! The order of things is the promise: [`AuditLog::start`] returns when the record is on the disk, so a statement that
 //! ran has one whatever happens next. If the record cannot be written the statement does not run.
+//!
+//! Records are chained by hashes ([`segment`]), segments are sealed ([`writer`]), and the head ([`head`]) says where the
+//! log begins and ends, so that [`verify`] finds what was changed or taken away.
 
+pub mod command;
+mod export;
+mod head;
+mod link;
 mod read;
 mod segment;
+pub mod sign_in;
 mod table;
 #[cfg(test)]
 mod tests;
+mod verify;
 mod writer;
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::error::{Error, ErrorKind};
 
+pub use export::{ExportError, Exported, Period, export};
+pub use head::AuditKey;
+pub use link::Link;
 pub use read::{AuditRow, AuditRows};
 pub use table::{audit_schema, audit_table};
+pub use verify::{Verified, VerifyError, verify_files, verify_folder};
 
 use segment::{End, Entry, Start};
 use writer::{Append, Writer};
 
-/// A segment is closed at this size: small enough to be copied and removed as one, large enough that few are open.
+/// A segment is closed when it has this size: small enough to be copied and removed as one, large enough that few are
+/// open.
 const SEGMENT_BYTES: u64 = 64 << 20;
 
-/// How a token's id is kept: enough of its hash to compare, nothing to reuse.
-const HASH_CHARS: usize = 64;
+/// How often an idle log looks for segments to close and to remove.
+const HOUSEKEEPING: Duration = Duration::from_secs(3600);
 
 #[derive(Clone)]
 pub struct AuditConfig {
     /// Segments whose records are all older are removed.
     pub retention_days: u64,
     pub segment_bytes: u64,
+    /// Seals and the head are authenticated with it.
+    pub key: AuditKey,
+    /// Whether what is bound to a statement's parameters is recorded.
+    pub records_parameters: bool,
+    pub housekeeping: Duration,
     /// What the records say the time is.
     pub clock: fn() -> SystemTime,
 }
 
 impl AuditConfig {
-    pub fn new(retention_days: u64) -> Self {
-        Self { retention_days, segment_bytes: SEGMENT_BYTES, clock: SystemTime::now }
+    pub fn new(retention_days: u64, key: AuditKey) -> Self {
+        let (segment_bytes, housekeeping) = (SEGMENT_BYTES, HOUSEKEEPING);
+        Self { retention_days, segment_bytes, key, records_parameters: false, housekeeping, clock: SystemTime::now }
     }
 }
 
-/// What is known of a statement when it is let in or refused.
-#[derive(Clone, Debug, Default)]
+/// What is known of a statement when it is let in or refused. It is a record's text as well: a field that is added later
+/// is optional, and left out where there is nothing to say (`skip_serializing_if`).
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct StartRecord {
     pub statement_id: String,
     pub session_id: String,
@@ -63,7 +83,10 @@ pub struct StartRecord {
     pub roles: Vec<String>,
     pub issuer: String,
     pub subject: String,
-    /// The token's `jti`; only its hash is kept.
+    /// In whose place it ran, with EXECUTE AS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub executed_as: Option<String>,
+    /// The token's `jti`; in a record, the hash of it: enough to compare, nothing to reuse.
     pub token_id: Option<String>,
     pub client_address: Option<String>,
     pub client_driver: Option<String>,
@@ -77,6 +100,9 @@ pub struct StartRecord {
     pub columns: Vec<String>,
     /// Snapshot ids and policy versions.
     pub policies: serde_json::Value,
+    /// The emergency access that it ran under, or that it set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub emergency: Option<String>,
 }
 
 /// Whether the statement was let in.
@@ -88,6 +114,14 @@ pub enum Decision {
 }
 
 impl Decision {
+    /// What a statement that failed in this way was told: that it may not, or something else.
+    pub fn of(failure: ErrorKind) -> Self {
+        match failure {
+            ErrorKind::PermissionDenied | ErrorKind::NotFound | ErrorKind::FailedPrecondition | ErrorKind::Unauthenticated => Self::Deny,
+            _ => Self::Allow,
+        }
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Allow => "allow",
@@ -167,7 +201,8 @@ struct Inner {
 struct Shared {
     dir: PathBuf,
     clock: fn() -> SystemTime,
-    healthy: AtomicBool,
+    records_parameters: bool,
+    healthy: watch::Sender<bool>,
     /// The segment being written, and how much of it is there.
     written: Mutex<Written>,
     /// The first record of this process; an older start without an end was interrupted.
@@ -211,13 +246,29 @@ impl AuditLog {
         status: Status,
         error_id: Option<String>,
     ) -> Result<(), AuditError> {
-        let status = status.as_str().to_owned();
-        self.append(Entry::Refused { start: start_entry(record), decision, status, error_id }).await.map(|_| ())
+        self.append(refused_entry(record, decision, status, error_id)).await.map(|_| ())
+    }
+
+    /// As [`refused`](Self::refused), with the next group of records, without waiting for it.
+    pub(crate) fn note_refused(&self, record: StartRecord, decision: Decision, status: Status) {
+        if self.send(refused_entry(record, decision, status, None), None).is_err() {
+            tracing::error!("audit log closed before a refusal was recorded");
+        }
     }
 
     /// Whether the last write succeeded. While it did not, every statement fails.
     pub fn healthy(&self) -> bool {
-        self.inner.shared.healthy.load(Ordering::Acquire)
+        *self.inner.shared.healthy.borrow()
+    }
+
+    /// Tells whenever [`healthy`](Self::healthy) changes.
+    pub fn watch_health(&self) -> watch::Receiver<bool> {
+        self.inner.shared.healthy.subscribe()
+    }
+
+    /// Whether a record should have the statement's parameters.
+    pub fn records_parameters(&self) -> bool {
+        self.inner.shared.records_parameters
     }
 
     /// Every statement, in the order in which they ended; those that run come last. Blocks on the disk: call it where
@@ -283,6 +334,10 @@ impl AuditedStatement {
         self.finished = true;
         let end = End {
             start: self.seq,
+            decision: match status {
+                Status::Failed(failure) => Some(Decision::of(failure)).filter(|decision| *decision == Decision::Deny),
+                Status::Ok | Status::Cancelled => None,
+            },
             status: status.as_str().to_owned(),
             error_id,
             rows_returned: self.rows,
@@ -303,34 +358,18 @@ impl Drop for AuditedStatement {
     }
 }
 
-fn start_entry(record: StartRecord) -> Start {
+fn start_entry(mut record: StartRecord) -> Start {
+    record.token_id = record.token_id.map(|id| hash(&id));
     let statement_hash = hash(&record.statement);
-    Start {
-        statement_id: record.statement_id,
-        session_id: record.session_id,
-        principal: record.principal,
-        roles: record.roles,
-        issuer: record.issuer,
-        subject: record.subject,
-        token_id: record.token_id.map(|id| hash(&id)),
-        client_address: record.client_address,
-        client_driver: record.client_driver,
-        statement: record.statement,
-        statement_hash,
-        parameters: record.parameters,
-        tables: record.tables,
-        columns: record.columns,
-        policies: record.policies,
-    }
+    Start { record, statement_hash }
 }
 
-fn hash(text: &str) -> String {
-    use fmt::Write as _;
-    let mut hex = String::with_capacity(HASH_CHARS);
-    for byte in Sha256::digest(text) {
-        let _ = write!(hex, "{byte:02x}");
-    }
-    hex
+fn refused_entry(record: StartRecord, decision: Decision, status: Status, error_id: Option<String>) -> Entry {
+    Entry::Refused { start: start_entry(record), decision, status: status.as_str().to_owned(), error_id }
+}
+
+pub(crate) fn hash(text: &str) -> String {
+    Link::of(text.as_bytes()).to_string()
 }
 
 /// Microseconds since 1970.

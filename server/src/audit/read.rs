@@ -6,7 +6,7 @@ use std::io::{self, BufReader, Read, Take};
 use std::path::{Path, PathBuf};
 
 use super::segment::{self, End, Entry, Record, Start};
-use super::{AuditError, Decision, Written};
+use super::{AuditError, Decision, StartRecord, Written};
 
 /// One statement.
 #[derive(Clone, Debug)]
@@ -14,23 +14,9 @@ pub struct AuditRow {
     /// Of the start record.
     pub seq: u64,
     pub time_us: i64,
-    pub statement_id: String,
-    pub session_id: String,
-    pub principal: String,
-    pub roles: Vec<String>,
-    pub issuer: String,
-    pub subject: String,
-    /// The hash of the token's id.
-    pub token_id: Option<String>,
-    pub client_address: Option<String>,
-    pub client_driver: Option<String>,
-    pub statement: String,
+    /// As it was recorded: with the hash of the token's id.
+    pub record: StartRecord,
     pub statement_hash: String,
-    pub parameters: Option<String>,
-    pub tables: Vec<String>,
-    pub columns: Vec<String>,
-    /// JSON.
-    pub policies: String,
     pub decision: Decision,
     /// `running` or `interrupted` where there is no end record.
     pub status: String,
@@ -51,6 +37,9 @@ pub struct AuditRows {
     line: Vec<u8>,
     open: BTreeMap<u64, (i64, Start)>,
     ready: VecDeque<AuditRow>,
+    /// Lines that could not be read, and those at the end of which it is not known yet.
+    damaged: u64,
+    unread: u64,
 }
 
 impl AuditRows {
@@ -66,7 +55,20 @@ impl AuditRows {
             line: Vec::new(),
             open: BTreeMap::new(),
             ready: VecDeque::new(),
+            damaged: 0,
+            unread: 0,
         })
+    }
+
+    /// Reads a log that another process writes, or none: `is_written` says what became of those without an end.
+    pub(super) fn of_folder(dir: &Path, is_written: bool) -> Result<Self, AuditError> {
+        let first_seq = if is_written { 0 } else { u64::MAX };
+        Self::open(dir, Written { segment: u64::MAX, bytes: u64::MAX }, first_seq)
+    }
+
+    /// Lines before others that could not be read: what they said is lost.
+    pub(super) fn damaged(&self) -> u64 {
+        self.damaged
     }
 
     fn next_segment(&mut self) -> Result<bool, AuditError> {
@@ -87,28 +89,29 @@ impl AuditRows {
     }
 
     fn take(&mut self, record: Record) {
-        let Record { seq, time_us, entry } = record;
+        let Record { seq, time_us, entry, .. } = record;
         match entry {
             Entry::Start(start) => {
                 self.open.insert(seq, (time_us, start));
             }
             Entry::End(end) => {
                 if let Some((time_us, start)) = self.open.remove(&end.start) {
-                    self.ready.push_back(row(end.start, time_us, start, Decision::Allow, Outcome::Ended(end)));
+                    let decision = end.decision.unwrap_or(Decision::Allow);
+                    self.ready.push_back(row(end.start, time_us, start, decision, Outcome::Ended(end)));
                 }
             }
             Entry::Refused { start, decision, status, error_id } => {
                 self.ready.push_back(row(seq, time_us, start, decision, Outcome::Refused { status, error_id }));
             }
-            Entry::Open { .. } => self.close_open(),
-            Entry::Resume | Entry::Flush => {}
+            Entry::Open { .. } => self.close_open("interrupted"),
+            Entry::Begin { .. } | Entry::Resume | Entry::Seal(_) | Entry::Flush => {}
         }
     }
 
     /// No more ends can follow.
-    fn close_open(&mut self) {
+    fn close_open(&mut self, status: &'static str) {
         for (seq, (time_us, start)) in std::mem::take(&mut self.open) {
-            let status = if seq < self.first_seq { "interrupted" } else { "running" };
+            let status = if seq < self.first_seq { "interrupted" } else { status };
             self.ready.push_back(row(seq, time_us, start, Decision::Allow, Outcome::Unknown(status)));
         }
     }
@@ -127,7 +130,7 @@ impl Iterator for AuditRows {
                     Ok(true) => continue,
                     Ok(false) if self.open.is_empty() => return None,
                     Ok(false) => {
-                        self.close_open();
+                        self.close_open("running");
                         continue;
                     }
                     Err(error) => return Some(Err(error)),
@@ -135,11 +138,19 @@ impl Iterator for AuditRows {
             };
             match segment::read_line(reader, &mut self.line) {
                 // A damaged line is passed over: what it said is lost, the rest is not.
-                Ok(true) => {
-                    if let Some(record) = segment::decode(&self.line) {
+                Ok(true) => match segment::decode(&self.line) {
+                    Some(record) => {
+                        self.damaged += std::mem::take(&mut self.unread);
                         self.take(record);
                     }
-                }
+                    None => {
+                        self.unread += 1;
+                        // The end of the file, when it was read: another process may be writing the rest.
+                        if !self.line.ends_with(b"\n") {
+                            self.reader = None;
+                        }
+                    }
+                },
                 Ok(false) => self.reader = None,
                 Err(error) => {
                     self.reader = None;
@@ -165,21 +176,8 @@ fn row(seq: u64, time_us: i64, start: Start, decision: Decision, outcome: Outcom
     AuditRow {
         seq,
         time_us,
-        statement_id: start.statement_id,
-        session_id: start.session_id,
-        principal: start.principal,
-        roles: start.roles,
-        issuer: start.issuer,
-        subject: start.subject,
-        token_id: start.token_id,
-        client_address: start.client_address,
-        client_driver: start.client_driver,
-        statement: start.statement,
+        record: start.record,
         statement_hash: start.statement_hash,
-        parameters: start.parameters,
-        tables: start.tables,
-        columns: start.columns,
-        policies: start.policies.to_string(),
         decision,
         status,
         error_id,

@@ -48,12 +48,14 @@ pub fn audit_schema() -> SchemaRef {
             texts("tables"),
             texts("columns"),
             text("policies", false),
+            text("emergency", true),
             text("decision", false),
             text("status", false),
             text("error_id", true),
             number("rows_returned"),
             number("bytes_returned"),
             number("duration_us"),
+            text("executed_as", true),
         ]))
     });
     Arc::clone(&SCHEMA)
@@ -98,9 +100,10 @@ impl PartitionStream for AuditPartition {
     }
 }
 
+/// Rows as batches of [`audit_schema`].
 #[derive(Default)]
-struct BatchBuilder {
-    rows: usize,
+pub(super) struct BatchBuilder {
+    pub rows: usize,
     text_bytes: usize,
     seq: Int64Builder,
     time: TimestampMicrosecondBuilder,
@@ -110,6 +113,7 @@ struct BatchBuilder {
     roles: ListBuilder<StringBuilder>,
     issuer: StringBuilder,
     subject: StringBuilder,
+    executed_as: StringBuilder,
     token_id: StringBuilder,
     client_address: StringBuilder,
     client_driver: StringBuilder,
@@ -119,6 +123,7 @@ struct BatchBuilder {
     tables: ListBuilder<StringBuilder>,
     columns: ListBuilder<StringBuilder>,
     policies: StringBuilder,
+    emergency: StringBuilder,
     decision: StringBuilder,
     status: StringBuilder,
     error_id: StringBuilder,
@@ -128,30 +133,34 @@ struct BatchBuilder {
 }
 
 impl BatchBuilder {
-    fn is_full(&self) -> bool {
+    pub fn is_full(&self) -> bool {
         self.rows >= BATCH_ROWS || self.text_bytes >= BATCH_TEXT_BYTES
     }
 
-    fn push(&mut self, row: AuditRow) {
+    pub fn push(&mut self, row: AuditRow) {
         self.rows += 1;
-        self.text_bytes += row.statement.len() + row.parameters.as_ref().map_or(0, String::len) + row.policies.len();
+        let AuditRow { record, .. } = row;
+        let policies = record.policies.to_string();
+        self.text_bytes += record.statement.len() + record.parameters.as_ref().map_or(0, String::len) + policies.len();
         self.seq.append_value(signed(row.seq));
         self.time.append_value(row.time_us);
-        self.statement_id.append_value(row.statement_id);
-        self.session_id.append_value(row.session_id);
-        self.principal.append_value(row.principal);
-        append_list(&mut self.roles, row.roles);
-        self.issuer.append_value(row.issuer);
-        self.subject.append_value(row.subject);
-        self.token_id.append_option(row.token_id);
-        self.client_address.append_option(row.client_address);
-        self.client_driver.append_option(row.client_driver);
-        self.statement.append_value(row.statement);
+        self.statement_id.append_value(record.statement_id);
+        self.session_id.append_value(record.session_id);
+        self.principal.append_value(record.principal);
+        append_list(&mut self.roles, record.roles);
+        self.issuer.append_value(record.issuer);
+        self.subject.append_value(record.subject);
+        self.executed_as.append_option(record.executed_as);
+        self.token_id.append_option(record.token_id);
+        self.client_address.append_option(record.client_address);
+        self.client_driver.append_option(record.client_driver);
+        self.statement.append_value(record.statement);
         self.statement_hash.append_value(row.statement_hash);
-        self.parameters.append_option(row.parameters);
-        append_list(&mut self.tables, row.tables);
-        append_list(&mut self.columns, row.columns);
-        self.policies.append_value(row.policies);
+        self.parameters.append_option(record.parameters);
+        append_list(&mut self.tables, record.tables);
+        append_list(&mut self.columns, record.columns);
+        self.policies.append_value(policies);
+        self.emergency.append_option(record.emergency);
         self.decision.append_value(row.decision.as_str());
         self.status.append_value(row.status);
         self.error_id.append_option(row.error_id);
@@ -160,7 +169,7 @@ impl BatchBuilder {
         self.duration_us.append_option(row.duration_us.map(signed));
     }
 
-    fn finish(&mut self) -> Result<RecordBatch, ArrowError> {
+    pub fn finish(&mut self) -> Result<RecordBatch, ArrowError> {
         self.rows = 0;
         self.text_bytes = 0;
         let columns: Vec<ArrayRef> = vec![
@@ -181,12 +190,14 @@ impl BatchBuilder {
             Arc::new(self.tables.finish()),
             Arc::new(self.columns.finish()),
             Arc::new(self.policies.finish()),
+            Arc::new(self.emergency.finish()),
             Arc::new(self.decision.finish()),
             Arc::new(self.status.finish()),
             Arc::new(self.error_id.finish()),
             Arc::new(self.rows_returned.finish()),
             Arc::new(self.bytes_returned.finish()),
             Arc::new(self.duration_us.finish()),
+            Arc::new(self.executed_as.finish()),
         ];
         RecordBatch::try_new(audit_schema(), columns)
     }

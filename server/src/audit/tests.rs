@@ -3,18 +3,18 @@
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
-use std::sync::atomic::AtomicI64;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use datafusion::prelude::SessionContext;
 
 use super::*;
 
-fn config() -> AuditConfig {
-    AuditConfig::new(3650)
+pub(super) fn config() -> AuditConfig {
+    AuditConfig::new(3650, AuditKey::new([7; 32]))
 }
 
-fn record(statement: &str) -> StartRecord {
+pub(super) fn record(statement: &str) -> StartRecord {
     StartRecord {
         statement_id: format!("id of {statement}"),
         session_id: "session".to_owned(),
@@ -37,7 +37,7 @@ fn rows(log: &AuditLog) -> Vec<AuditRow> {
 
 /// Statement, decision and status of each row.
 fn outcomes(log: &AuditLog) -> Vec<(String, &'static str, String)> {
-    rows(log).into_iter().map(|row| (row.statement, row.decision.as_str(), row.status)).collect()
+    rows(log).into_iter().map(|row| (row.record.statement, row.decision.as_str(), row.status)).collect()
 }
 
 fn outcome(statement: &str, decision: &'static str, status: &str) -> (String, &'static str, String) {
@@ -56,13 +56,15 @@ async fn a_statement_is_one_row_with_its_start_and_its_end() {
     failed.finish(Status::Failed(ErrorKind::Internal), Some("e1".to_owned()));
     drop(log.start(record("SELECT dropped")).await.unwrap());
     log.refused(record("SELECT secret"), Decision::Deny, Status::Failed(ErrorKind::NotFound), None).await.unwrap();
+    let refused = log.start(record("DROP TABLE t")).await.unwrap();
+    refused.finish_durably(Status::Failed(ErrorKind::PermissionDenied), None).await.unwrap();
     let running = log.start(record("SELECT running")).await.unwrap();
     log.flush().await.unwrap();
     let seen = rows(&log);
     assert_eq!((seen[0].rows_returned, seen[0].bytes_returned), (Some(3), Some(24)));
-    assert_eq!(seen[0].policies, r#"{"lazaret.public.t":{"snapshot":3}}"#);
+    assert_eq!(seen[0].record.policies.to_string(), r#"{"lazaret.public.t":{"snapshot":3}}"#);
     assert_eq!(seen[0].statement_hash, hash("SELECT 1"));
-    assert_eq!(seen[0].token_id, Some(hash("jti")));
+    assert_eq!(seen[0].record.token_id, Some(hash("jti")));
     assert_eq!(seen[1].error_id.as_deref(), Some("e1"));
     assert_eq!(
         outcomes(&log),
@@ -71,6 +73,7 @@ async fn a_statement_is_one_row_with_its_start_and_its_end() {
             outcome("SELECT 1/0", "allow", "internal"),
             outcome("SELECT dropped", "allow", "cancelled"),
             outcome("SELECT secret", "deny", "not_found"),
+            outcome("DROP TABLE t", "deny", "permission_denied"),
             outcome("SELECT running", "allow", "running"),
         ]
     );
@@ -104,8 +107,8 @@ async fn a_torn_record_is_cut_off_and_a_damaged_one_is_kept_as_evidence() {
     let log = AuditLog::open(dir.path(), config()).unwrap();
     log.start(record("SELECT 1")).await.unwrap().finish_durably(Status::Ok, None).await.unwrap();
     drop(log);
-    let whole = fs::read(&path).unwrap();
     for torn in [&b"{\"seq\":9,\"ki"[..], b"{\"seq\":9,\"kind\":\"resume\",\"time_us\":1,\"crc\":\"00000000\"}\n", b"\0\0\0\0"] {
+        let whole = fs::read(&path).unwrap();
         fs::write(&path, [&whole, torn].concat()).unwrap();
         let log = AuditLog::open(dir.path(), config()).unwrap();
         assert_eq!(outcomes(&log), [outcome("SELECT 1", "allow", "ok")]);
@@ -113,6 +116,7 @@ async fn a_torn_record_is_cut_off_and_a_damaged_one_is_kept_as_evidence() {
         assert!(fs::read(&path).unwrap().starts_with(&whole));
         assert_eq!(segment::list(dir.path()).unwrap(), [1]);
     }
+    let whole = fs::read(&path).unwrap();
     let mut damaged = whole.clone();
     damaged[30] ^= 1;
     fs::write(&path, &damaged).unwrap();
@@ -139,24 +143,63 @@ async fn segments_are_closed_by_size_and_read_as_one() {
     assert_eq!(seen[20].0, "SELECT long");
 }
 
-static DAYS: AtomicI64 = AtomicI64::new(20_000);
+/// A clock that only the tests move, each in a static of its own.
+macro_rules! clock {
+    ($days:ident, $clock:ident) => {
+        static $days: AtomicI64 = AtomicI64::new(20_000);
 
-fn test_clock() -> SystemTime {
-    UNIX_EPOCH + Duration::from_secs(u64::try_from(DAYS.load(Ordering::SeqCst)).unwrap() * 24 * 3600)
+        fn $clock() -> SystemTime {
+            UNIX_EPOCH + Duration::from_secs(u64::try_from($days.load(Ordering::SeqCst)).unwrap() * 24 * 3600)
+        }
+    };
 }
+
+clock!(DAYS, of_a_log_that_is_written);
 
 #[tokio::test]
 async fn segments_past_retention_are_removed_whole() {
     let dir = tempfile::tempdir().unwrap();
-    let config = AuditConfig { retention_days: 10, clock: test_clock, ..config() };
-    let log = AuditLog::open(dir.path(), config).unwrap();
+    let config = AuditConfig { retention_days: 10, clock: of_a_log_that_is_written, ..config() };
+    let log = AuditLog::open(dir.path(), config.clone()).unwrap();
     for day in 0..20 {
         DAYS.store(20_000 + day, Ordering::SeqCst);
         log.start(record(&format!("SELECT {day}"))).await.unwrap().finish_durably(Status::Ok, None).await.unwrap();
     }
-    let seen: Vec<_> = rows(&log).into_iter().map(|row| row.statement).collect();
-    assert_eq!(seen.first().unwrap(), "SELECT 8");
+    let seen: Vec<_> = rows(&log).into_iter().map(|row| row.record.statement).collect();
+    assert_eq!(seen.first().unwrap(), "SELECT 9");
     assert_eq!(seen.last().unwrap(), "SELECT 19");
+    let verified = verify_folder(dir.path(), Some(&config.key), &[]).unwrap();
+    assert!(verified.first.unwrap().seq > 1 && verified.with_head);
+    // Retention has an anchor; whoever takes more than it away is found.
+    let segments = segment::list(dir.path()).unwrap();
+    fs::remove_file(segment::path_of(dir.path(), segments[0])).unwrap();
+    let VerifyError::Broken(broken) = verify_folder(dir.path(), Some(&config.key), &[]).unwrap_err() else { panic!() };
+    assert_eq!((broken.seq, broken.what), (segments[0], format!("records {} to {} are missing", segments[0], segments[1] - 1)));
+}
+
+clock!(DAYS_AT_START, of_a_log_that_is_opened);
+
+#[tokio::test]
+async fn retention_is_looked_after_at_the_start_and_in_an_idle_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = AuditConfig { retention_days: 10, clock: of_a_log_that_is_opened, housekeeping: Duration::from_millis(1), ..config() };
+    let log = AuditLog::open(dir.path(), config.clone()).unwrap();
+    log.start(record("SELECT 1")).await.unwrap().finish_durably(Status::Ok, None).await.unwrap();
+    drop(log);
+    DAYS_AT_START.store(20_030, Ordering::SeqCst);
+    let log = AuditLog::open(dir.path(), config.clone()).unwrap();
+    assert_eq!(outcomes(&log), []);
+    log.start(record("SELECT 2")).await.unwrap().finish_durably(Status::Ok, None).await.unwrap();
+    DAYS_AT_START.store(20_060, Ordering::SeqCst);
+    // Nothing is written any more: each of these waits for a turn of the writer, which keeps house after it.
+    while !outcomes(&log).is_empty() {
+        log.flush().await.unwrap();
+    }
+    verify_folder(dir.path(), Some(&config.key), &[]).unwrap();
+    drop(log);
+    let log = AuditLog::open(dir.path(), config.clone()).unwrap();
+    log.start(record("SELECT 3")).await.unwrap().finish_durably(Status::Ok, None).await.unwrap();
+    assert_eq!(verify_folder(dir.path(), Some(&config.key), &[]).unwrap().records, 3);
 }
 
 #[tokio::test]
@@ -294,11 +337,14 @@ fn nothing_acknowledged_is_lost_when_the_process_is_killed() {
         let mut rest: Vec<_> = lines.map_while(Result::ok).collect();
         rest.pop();
         rest.into_iter().for_each(&mut take);
+        verify_folder(dir.path(), Some(&config().key), &[]).unwrap();
         // A kill does not tear a write, but a power cut does.
         let last = segment::path_of(dir.path(), *segment::list(dir.path()).unwrap().last().unwrap());
         OpenOptions::new().append(true).open(last).unwrap().write_all(b"{\"seq\":").unwrap();
     }
+    assert!(verify_folder(dir.path(), Some(&config().key), &[]).unwrap().is_torn);
     let log = AuditLog::open(dir.path(), config()).unwrap();
+    assert!(!verify_folder(dir.path(), Some(&config().key), &[]).unwrap().is_torn);
     let seen = rows(&log);
     assert!(ended.len() > 8 * 4, "{}", ended.len());
     for seq in &ended {

@@ -151,7 +151,7 @@ impl Merge {
         });
         for (name, value) in ours {
             let name = name.to_string_lossy().into_owned();
-            if SHELL_VARIABLES.contains(&name.as_str()) {
+            if SHELL_VARIABLES.contains(&name.as_str()) || is_of_kubernetes(&name, &value.to_string_lossy()) {
                 continue;
             }
             let origin = Origin::Variable(name.clone());
@@ -171,6 +171,23 @@ impl Merge {
             self.problems.push(Problem { origin: Some(origin), message });
         }
     }
+}
+
+/// What Kubernetes tells every container of a Service whose name begins with `lazaret`.
+/// <https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables>
+fn is_of_kubernetes(name: &str, value: &str) -> bool {
+    const PROTOCOLS: [&str; 3] = ["tcp", "udp", "sctp"];
+    if name.ends_with("_SERVICE_HOST") || name.ends_with("_SERVICE_PORT") || name.contains("_SERVICE_PORT_") {
+        return true;
+    }
+    let is_url = PROTOCOLS.iter().any(|protocol| value.strip_prefix(protocol).is_some_and(|rest| rest.starts_with("://")));
+    if name.ends_with("_PORT") && is_url {
+        return true;
+    }
+    let Some((_, port)) = name.split_once("_PORT_") else { return false };
+    let mut words = port.split('_');
+    words.next().is_some_and(|port| port.parse::<u16>().is_ok())
+        && words.next().is_some_and(|word| PROTOCOLS.iter().any(|protocol| word.eq_ignore_ascii_case(protocol)))
 }
 
 fn insert(level: &mut Level, fields: &'static [Field], path: &[&str], depth: usize, text: &str, origin: &Origin) -> Result<(), String> {

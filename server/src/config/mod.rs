@@ -66,7 +66,8 @@ section! {
         pub cert_file: PathBuf = PathBuf::new(),
         /// The private key of the certificate, PEM. Required in this section.
         pub key_file: PathBuf = PathBuf::new(),
-        /// Certificates of the authorities that sign client certificates, PEM. Where it is given, clients are asked for one.
+        /// Certificates of the authorities that sign client certificates, PEM. Where it is given, clients must show one; one
+        /// that shows nothing else is the user of its subject (`ALTER USER … SET CERTIFICATE SUBJECT`).
         pub client_ca_file: Option<PathBuf> = None,
     }
 }
@@ -142,7 +143,7 @@ section! {
     pub struct Cache {
         /// Parquet footers with page index.
         pub footer_bytes: u64 = 268_435_456,
-        /// Delta and Iceberg snapshots, manifests and file indexes.
+        /// Delta and Iceberg snapshots, manifests, file indexes and deleted rows, which have a fixed part of it each.
         pub snapshot_bytes: u64 = 536_870_912,
         /// Byte ranges of data files.
         pub data_bytes: u64 = 1_073_741_824,
@@ -154,6 +155,8 @@ section! {
     pub struct Audit {
         /// How long records are kept.
         pub retention_days: u64 = 3650,
+        /// Whether records have the values that are bound to a statement's parameters; these can identify persons.
+        pub parameters: bool = false,
     }
 }
 

@@ -66,7 +66,7 @@ fn quoted_key(name: &str) -> String {
 pub fn document() -> String {
     let mut out = String::from(
         "# Configuration\n\n\
-         <!-- Generated from server/src/config/mod.rs. To make it anew: LAZARET_UPDATE_DOCS=1 cargo test -p lazaret-server config -->\n\n\
+         <!-- Generated from server/src/config/mod.rs. To make it anew: LAZARET_UPDATE_DOCS=1 cargo test --workspace --lib config -->\n\n\
          `lazaret serve --data-dir DIR [--listen ADDR] [--config lazaret.toml]`. Every key has a default, so that no file is needed. \
          Flags win over variables, variables over the file. An unknown key is an error that names the nearest known one. \
          `lazaret config` prints what is in force and where each value came from.\n\n\

@@ -280,5 +280,25 @@ fn the_documentation_is_up_to_date() {
         fs::write(&path, document()).unwrap();
     }
     let found = fs::read_to_string(&path).unwrap_or_default();
-    assert!(found == document(), "docs/configuration.md is stale; LAZARET_UPDATE_DOCS=1 cargo test -p lazaret-server config");
+    assert!(found == document(), "docs/configuration.md is stale; LAZARET_UPDATE_DOCS=1 cargo test --workspace --lib config");
+}
+
+#[test]
+fn what_kubernetes_says_of_a_service_is_not_a_key() {
+    let told = [
+        ("LAZARET_SERVICE_HOST", "10.0.0.7"),
+        ("LAZARET_SERVICE_PORT", "32010"),
+        ("LAZARET_SERVICE_PORT_FLIGHT", "32010"),
+        ("LAZARET_PORT", "tcp://10.0.0.7:32010"),
+        ("LAZARET_PORT_32010_TCP", "tcp://10.0.0.7:32010"),
+        ("LAZARET_PORT_32010_TCP_PROTO", "tcp"),
+        ("LAZARET_PORT_32010_TCP_PORT", "32010"),
+        ("LAZARET_PORT_32010_TCP_ADDR", "10.0.0.7"),
+        ("LAZARET_ADMIN_PORT", "tcp://10.0.0.8:32011"),
+    ];
+    let variables = |told: &[(&str, &str)]| told.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+    assert!(load(&Sources { variables: variables(&told), ..Sources::default() }).is_ok());
+    for mistake in [("LAZARET_PORT", "32010"), ("LAZARET_ADMIN_PORT", "32011"), ("LAZARET_PORT_A_TCP", "x")] {
+        assert!(load(&Sources { variables: variables(&[mistake]), ..Sources::default() }).is_err(), "{mistake:?}");
+    }
 }

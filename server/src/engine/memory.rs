@@ -2,11 +2,13 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use datafusion::common::Result;
 use datafusion::error::DataFusionError;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation};
+
+use crate::error::{Error, ErrorKind};
 
 /// Counts what one query holds and passes every request on to the server's pool.
 #[derive(Debug)]
@@ -71,6 +73,47 @@ impl MemoryPool for QueryPool {
     }
 }
 
+/// What a value may need without being counted: less than the batches that are under way anyway.
+const UNCOUNTED_BYTES: usize = 1 << 20;
+
+/// The largest constant that is worked out while a statement is planned, on the threads that answer calls: a few
+/// milliseconds of work.
+const PLANNED_BYTES: usize = 16 << 20;
+
+/// What the functions of one statement may take of its memory.
+#[derive(Debug)]
+pub struct Budget {
+    pool: Arc<dyn MemoryPool>,
+    limit_bytes: usize,
+    running: AtomicBool,
+}
+
+impl Budget {
+    pub fn new(server: Arc<dyn MemoryPool>, limit_bytes: usize) -> Self {
+        Self { pool: Arc::new(QueryPool::new(server, limit_bytes)), limit_bytes, running: AtomicBool::new(false) }
+    }
+
+    /// The memory of the query that begins to run.
+    pub fn run(&self) -> Arc<dyn MemoryPool> {
+        self.running.store(true, Ordering::Relaxed);
+        Arc::clone(&self.pool)
+    }
+
+    /// Sets aside what a function is about to allocate, until it has.
+    pub fn hold(&self, consumer: &str, bytes: usize) -> Result<Option<MemoryReservation>> {
+        if bytes <= UNCOUNTED_BYTES.min(self.limit_bytes) {
+            return Ok(None);
+        }
+        if bytes <= self.limit_bytes && bytes > PLANNED_BYTES && !self.running.load(Ordering::Relaxed) {
+            let text = format!("a constant of {bytes} bytes: the limit while a statement is planned is {PLANNED_BYTES}");
+            return Err(DataFusionError::External(Box::new(Error::new(ErrorKind::Exhausted, text))));
+        }
+        let reservation = MemoryConsumer::new(consumer).register(&self.pool);
+        reservation.try_grow(bytes)?;
+        Ok(Some(reservation))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use datafusion::execution::memory_pool::GreedyMemoryPool;
@@ -96,5 +139,21 @@ mod tests {
         let reservation = MemoryConsumer::new("sort").register(&query);
         assert!(reservation.try_grow(60).is_err());
         assert_eq!(query.reserved(), 0);
+    }
+
+    #[test]
+    fn a_function_is_held_to_the_limit_and_large_constants_wait_for_the_run() {
+        let server: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(1 << 30));
+        let budget = Budget::new(Arc::clone(&server), 64 << 20);
+        assert!(budget.hold("repeat", 1000).unwrap().is_none());
+        assert!(budget.hold("repeat", 32 << 20).unwrap_err().to_string().contains("while a statement is planned"));
+        let text = budget.hold("repeat", usize::MAX).unwrap_err().to_string();
+        assert!(text.contains("query_memory_bytes (67108864)"), "{text}");
+        let pool = budget.run();
+        let held = budget.hold("repeat", 40 << 20).unwrap();
+        assert_eq!(pool.reserved(), 40 << 20);
+        assert!(budget.hold("lpad", 40 << 20).is_err(), "both together are too much");
+        drop(held);
+        assert_eq!((pool.reserved(), server.reserved()), (0, 0));
     }
 }

@@ -5,42 +5,52 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
-use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::common::{ParamValues, ScalarValue};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::common::{DFSchema, ParamValues, ScalarValue};
 use datafusion::execution::{SessionState, TaskContext};
-use datafusion::logical_expr::LogicalPlan;
-use datafusion::physical_plan::coop::CooperativeExec;
-use datafusion::physical_plan::joins::{CrossJoinExec, NestedLoopJoinExec};
-use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::sql::parser::Statement as DfStatement;
 use datafusion::sql::sqlparser::ast;
-use lazaret_auth::{Authority, Principal};
+use lazaret_auth::Authority;
+use lazaret_catalog::governed::size::PlanSize;
 use lazaret_catalog::namespace::Namespace;
-use lazaret_catalog::write;
+use tokio::runtime::Handle;
+use tokio::task::JoinSet;
 
-use super::failure::{from_datafusion, from_write};
-use super::memory::QueryPool;
-use super::{Engine, UpdateOutcome};
+use super::failure::from_datafusion;
+use super::memory::Budget;
+use super::parameters::placeholder;
+use super::record::Seen;
+use super::rows::in_time;
+use super::{Engine, functions, parameters, passage};
 use crate::error::{Error, Result};
 use crate::flight::canonical::canonical_schema;
 use crate::session::Session;
 use crate::sql;
-use crate::sql::statement::CreateTableAs;
+use crate::sql::statement::RepeatedColumn;
 use crate::statements::session::Settings;
-use crate::statements::{self, StatementContext};
 use crate::system::{self, SystemSources};
 
-/// Rows of parameters that one call may bind to a query: each is planned and run by itself.
-const MAX_PARAMETER_ROWS: usize = 10_000;
+/// Rows of parameters that one call may bind to a query: each is planned by itself, all before the first runs, and a plan
+/// takes some 100 kB.
+pub(super) const MAX_PARAMETER_ROWS: usize = 1_000;
 
 /// A planned query: everything resolved and governed, nothing run.
 pub(super) struct Prepared {
+    pub scope: Arc<Scope>,
+    plan: LogicalPlan,
+    schema: SchemaRef,
+}
+
+/// What one statement is planned and run in, for all its rows of parameters.
+pub(super) struct Scope {
     pub namespace: Namespace,
     pub timeout: Option<Duration>,
     state: SessionState,
-    plan: LogicalPlan,
-    principal: Arc<Principal>,
+    reader: Authority,
+    budget: Arc<Budget>,
+    queries: Handle,
 }
 
 impl Engine {
@@ -49,34 +59,48 @@ impl Engine {
         Ok(self.statement_namespace(session)?.0)
     }
 
-    fn statement_namespace(&self, session: &Arc<Session>) -> Result<(Namespace, Settings)> {
+    fn statement_namespace(&self, session: &Arc<Session>) -> Result<(Namespace, Authority, Settings, Arc<Budget>)> {
         let current = self.parts.metadata.current();
-        let reader = Authority::of(current.as_ref(), Arc::clone(session.principal()));
+        let reader = session.authority(current.as_ref());
         let (catalog, schema, settings) = {
             let state = session.state.lock();
             (state.catalog.clone(), state.schema.clone(), Settings::from(&*state))
         };
         let mut template = self.template.clone();
         *template.config_mut() = settings.apply(template.config().clone());
+        let server = Arc::clone(&template.runtime_env().memory_pool);
+        let budget = Arc::new(Budget::new(server, self.parts.limits.query_memory_bytes));
+        functions::bind(&mut template, &budget).map_err(from_datafusion)?;
         let opener: Arc<dyn lazaret_catalog::namespace::TableOpener> = Arc::clone(&self.parts.lake) as _;
         let namespace = Namespace::new(Arc::clone(&current), reader.clone(), Arc::clone(&opener), template, &catalog, &schema)
             .map_err(from_datafusion)?;
-        let sources = SystemSources { caches: Arc::clone(self.parts.lake.caches()), audit: self.parts.audit.clone() };
+        let sources = SystemSources {
+            caches: Arc::clone(self.parts.lake.caches()),
+            audit: self.parts.audit.clone(),
+            activity: Arc::clone(&self.parts.activity),
+            sessions: Arc::clone(&self.parts.sessions),
+        };
         let reserved = system::reserved_schemas(&namespace, &reader, session, &sources);
         let namespace = reserved.into_iter().fold(namespace, |namespace, (name, provider)| namespace.with_reserved_schema(name, provider));
-        Ok((namespace, settings))
+        Ok((namespace, reader, settings, budget))
     }
 
-    pub(super) async fn prepare(&self, session: &Arc<Session>, query: &sql::Query) -> Result<Prepared> {
-        let (namespace, settings) = self.statement_namespace(session)?;
+    /// What a statement of this session is planned and run in. `seen` is told its names, also when planning fails.
+    pub(super) fn scope(&self, session: &Arc<Session>, seen: &Seen) -> Result<Arc<Scope>> {
+        let (namespace, reader, settings, budget) = self.statement_namespace(session)?;
+        seen.note(&namespace);
         let mut state = namespace.session_state();
         // The one moment that now() and current_date mean in this statement.
         state.mark_start_execution();
-        let statement = DfStatement::Statement(Box::new(ast::Statement::Query(query.ast.clone())));
-        let plan = state.statement_to_plan(statement).await.map_err(from_datafusion)?;
-        namespace.verify_logical(&plan).map_err(Error::internal)?;
-        let principal = Arc::clone(session.principal());
-        Ok(Prepared { namespace, timeout: settings.statement_timeout, state, plan, principal })
+        let (queries, timeout) = (self.queries(), self.shorter_limit(settings.statement_timeout));
+        Ok(Arc::new(Scope { namespace, timeout, state, reader, budget, queries }))
+    }
+
+    pub(super) async fn prepare(&self, session: &Arc<Session>, query: &sql::Query, seen: &Seen) -> Result<Prepared> {
+        let scope = self.scope(session, seen)?;
+        let plan = scope.plan(query.ast.clone()).await?;
+        let schema = outgoing(&plan, &query.repeated);
+        Ok(Prepared { scope, plan, schema })
     }
 
     /// One plan for each row of parameters; one where the query has none.
@@ -85,135 +109,172 @@ impl Engine {
         session: &Arc<Session>,
         query: &sql::Query,
         parameters: Option<&RecordBatch>,
+        seen: &Seen,
     ) -> Result<Vec<Prepared>> {
         if query.parameters == 0 {
-            return Ok(vec![self.prepare(session, query).await?]);
+            return Ok(vec![self.prepare(session, query, seen).await?]);
         }
-        let Some(batch) = parameters else {
-            return Err(Error::invalid(format!("the statement has {} parameters, and none were given", query.parameters)));
-        };
-        if batch.num_columns() != query.parameters {
-            return Err(Error::invalid(format!(
-                "the statement has {} parameters, and {} were given",
-                query.parameters,
-                batch.num_columns()
-            )));
-        }
-        if batch.num_rows() == 0 || batch.num_rows() > MAX_PARAMETER_ROWS {
-            return Err(Error::invalid(format!(
-                "a query takes 1 to {MAX_PARAMETER_ROWS} rows of parameters, and {} were given",
-                batch.num_rows()
-            )));
-        }
+        let batch = given(query, parameters, MAX_PARAMETER_ROWS)?;
+        let mut prepared = self.prepare(session, query, seen).await?;
+        let types = parameters::types(&prepared.plan, HashMap::new())?;
         let mut plans = Vec::with_capacity(batch.num_rows());
         for row in 0..batch.num_rows() {
-            let prepared = self.prepare(session, query).await?;
-            let types = prepared.parameter_types()?;
-            let values = batch.columns().iter().enumerate().map(|(index, column)| {
-                let value = ScalarValue::try_from_array(column.as_ref(), row).map_err(from_datafusion)?;
-                match types.get(&placeholder(index)) {
-                    Some(Some(wanted)) if *wanted != value.data_type() => value
-                        .cast_to(wanted)
-                        .map_err(|_| Error::invalid(format!("parameter {} cannot be read as {wanted}", placeholder(index)))),
-                    _ => Ok(value),
-                }
-            });
-            let values = values.map(|value| value.map(Into::into)).collect::<Result<Vec<_>>>()?;
-            let plan = prepared.plan.with_param_values(ParamValues::List(values)).map_err(from_datafusion)?;
-            plans.push(Prepared { plan, ..prepared });
+            // Other calls wait for this thread.
+            tokio::task::yield_now().await;
+            // Each row is an execution, and masks may hash under a key of the execution.
+            if row > 0 && prepared.is_masked() {
+                prepared = self.prepare(session, query, seen).await?;
+            }
+            let plan = bound(&prepared.plan, batch, row, &types)?;
+            let schema = outgoing(&plan, &query.repeated);
+            // What a parameter may be is nullable, whatever is bound now.
+            let schema = either_nullable(&schema, &prepared.schema).unwrap_or(schema);
+            plans.push(Prepared { scope: Arc::clone(&prepared.scope), plan, schema });
         }
-        let first = plans.first().map(Prepared::schema);
-        if plans.iter().any(|prepared| Some(prepared.schema()) != first) {
-            return Err(Error::invalid("the rows of parameters give results of different types"));
-        }
+        let mut schemas = plans.iter().map(|prepared| Arc::clone(&prepared.schema));
+        let first = schemas.next().unwrap_or_else(|| Arc::new(Schema::empty()));
+        let common = schemas.try_fold(first, |common, schema| either_nullable(&common, &schema));
+        let common = common.ok_or_else(|| Error::invalid("the rows of parameters give results of different types"))?;
+        plans.iter_mut().for_each(|prepared| prepared.schema = Arc::clone(&common));
         Ok(plans)
+    }
+}
+
+impl Scope {
+    /// For what writes: a copy of what emergency access shows would outlive it.
+    pub fn refuse_lifted(&self) -> Result<()> {
+        match self.namespace.touched().iter().any(|table| table.lifted.is_some()) {
+            true => Err(Error::denied("emergency access is for reading: what it shows cannot be written into a table")),
+            false => Ok(()),
+        }
+    }
+
+    /// A query, its names resolved and governed.
+    pub async fn plan(self: &Arc<Self>, query: Box<ast::Query>) -> Result<LogicalPlan> {
+        let (scope, statement) = (Arc::clone(self), DfStatement::Statement(Box::new(ast::Statement::Query(query))));
+        let planning = async move {
+            let plan = scope.state.statement_to_plan(statement).await.map_err(from_datafusion)?;
+            PlanSize::of(&plan).map_err(from_datafusion)?;
+            scope.namespace.verify_logical(&plan).map_err(Error::internal)?;
+            Ok(plan)
+        };
+        apart(&self.queries, self.timeout, planning).await
+    }
+
+    /// An expression that names no table.
+    pub fn expression(&self, expr: ast::Expr) -> Result<Expr> {
+        let expr = ast::ExprWithAlias { expr, alias: None };
+        self.state.create_logical_expr_from_sql_expr(expr, &DFSchema::empty()).map_err(from_datafusion)
+    }
+
+    /// Optimised, planned and looked at once more.
+    pub async fn physical(self: &Arc<Self>, plan: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
+        let (scope, plan) = (Arc::clone(self), plan.clone());
+        let planning = async move {
+            let physical = scope.state.create_physical_plan(&plan).await.map_err(from_datafusion)?;
+            scope.namespace.verify_physical(physical.as_ref()).map_err(Error::internal)?;
+            passage::guard(physical).map_err(from_datafusion)
+        };
+        apart(&self.queries, self.timeout, planning).await
     }
 
     /// The context a plan runs in: the shared runtime with this query's own share of memory.
-    pub(super) fn task(&self, prepared: &Prepared) -> Arc<TaskContext> {
-        let shared = prepared.state.runtime_env().as_ref().clone();
-        let pool = QueryPool::new(Arc::clone(&shared.memory_pool), self.parts.limits.query_memory_bytes);
-        let mut runtime = shared;
-        runtime.memory_pool = Arc::new(pool);
-        Arc::new(TaskContext::from(&prepared.state).with_runtime(Arc::new(runtime)))
-    }
-
-    pub(super) async fn create_table_as(
-        &self,
-        context: &StatementContext,
-        create: &CreateTableAs,
-        prepared: &Prepared,
-        physical: Arc<dyn ExecutionPlan>,
-        task: Arc<TaskContext>,
-    ) -> Result<UpdateOutcome> {
-        let Some(id) = statements::begin_create(context, create).await? else {
-            return Ok(UpdateOutcome::default());
-        };
-        let batches = execute_stream(physical, task).map_err(from_datafusion)?;
-        let table = write::NewTable {
-            id,
-            schema: prepared.schema(),
-            partition_by: create.partitioned_by.iter().map(|column| column.as_str().to_owned()).collect(),
-            comment: None,
-        };
-        let stores = Arc::clone(self.parts.lake.stores());
-        let writing = self.queries().spawn(async move { write::create_table_as(&stores, table, batches).await });
-        let created = writing.await.map_err(Error::internal)?.map_err(from_write)?;
-        statements::register_created(context, create, id, &created).await
+    pub fn task(&self) -> Arc<TaskContext> {
+        let mut runtime = self.state.runtime_env().as_ref().clone();
+        runtime.memory_pool = self.budget.run();
+        Arc::new(TaskContext::from(&self.state).with_runtime(Arc::new(runtime)))
     }
 }
 
 impl Prepared {
     /// What every batch will have, at the edge.
     pub fn schema(&self) -> SchemaRef {
-        canonical_schema(self.plan.schema().as_arrow())
+        Arc::clone(&self.schema)
     }
 
-    /// Whether the plan was made for exactly this identity: its groups and claims are part of the plan.
-    pub fn is_for(&self, principal: &Arc<Principal>) -> bool {
-        let made_for = &self.principal;
-        Arc::ptr_eq(made_for, principal)
-            || (made_for.name == principal.name && made_for.groups == principal.groups && made_for.claims == principal.claims)
+    fn is_masked(&self) -> bool {
+        self.scope.namespace.touched().iter().any(|table| table.policies.iter().any(|policy| !policy.masks.is_empty()))
+    }
+
+    /// Whether the plan was made for exactly this identity with these roles: both are part of the plan.
+    pub fn is_for(&self, reader: &Authority) -> bool {
+        self.scope.reader.sees_as(reader)
     }
 
     pub fn optimized(&self) -> Result<LogicalPlan> {
-        self.state.optimize(&self.plan).map_err(from_datafusion)
+        self.scope.state.optimize(&self.plan).map_err(from_datafusion)
     }
 
-    /// Optimised, planned and looked at once more.
     pub async fn physical(&self) -> Result<Arc<dyn ExecutionPlan>> {
-        let physical = self.state.create_physical_plan(&self.plan).await.map_err(from_datafusion)?;
-        self.namespace.verify_physical(physical.as_ref()).map_err(Error::internal)?;
-        // These make many batches out of one, and DataFusion lets only leaves yield.
-        let yielding = physical.transform_up(|node| {
-            let multiplies = node.is::<CrossJoinExec>() || node.is::<NestedLoopJoinExec>();
-            Ok(if multiplies { Transformed::yes(Arc::new(CooperativeExec::new(node)) as _) } else { Transformed::no(node) })
-        });
-        Ok(yielding.map_err(from_datafusion)?.data)
+        self.scope.physical(&self.plan).await
     }
 
-    fn parameter_types(&self) -> Result<HashMap<String, Option<DataType>>> {
-        self.plan.get_parameter_types().map_err(from_datafusion)
-    }
-
-    /// Nullable fields of concrete types: JDBC binds by what is declared. Timestamps are declared in milliseconds, for
-    /// it writes those whatever the unit; a type that nothing tells is text.
     pub fn parameter_schema(&self, count: usize) -> Result<SchemaRef> {
-        let types = self.parameter_types()?;
-        let fields: Vec<Field> = (0..count)
-            .map(|index| {
-                let data_type = match types.get(&placeholder(index)).cloned().flatten() {
-                    None | Some(DataType::Null) => DataType::Utf8,
-                    Some(DataType::Timestamp(_, zone)) => DataType::Timestamp(TimeUnit::Millisecond, zone),
-                    Some(other) => other,
-                };
-                Field::new(placeholder(index), data_type, true)
-            })
-            .collect();
-        Ok(Arc::new(Schema::new(fields)))
+        Ok(parameters::declared(&parameters::types(&self.plan, HashMap::new())?, count))
     }
 }
 
-fn placeholder(index: usize) -> String {
-    format!("${}", index + 1)
+/// The rows of parameters that came: at least one, and at most so many.
+pub(super) fn given<'a>(query: &sql::Query, parameters: Option<&'a RecordBatch>, most: usize) -> Result<&'a RecordBatch> {
+    let Some(batch) = parameters else {
+        return Err(Error::invalid(format!("the statement has {} parameters, and none were given", query.parameters)));
+    };
+    if batch.num_columns() != query.parameters {
+        return Err(Error::invalid(format!("the statement has {} parameters, and {} were given", query.parameters, batch.num_columns())));
+    }
+    match batch.num_rows() {
+        0 => Err(Error::invalid("the statement takes at least one row of parameters")),
+        rows if rows > most => Err(Error::invalid(format!("the statement takes at most {most} rows of parameters, and {rows} were given"))),
+        _ => Ok(batch),
+    }
+}
+
+/// A plan with the values of one row of parameters.
+pub(super) fn bound(plan: &LogicalPlan, batch: &RecordBatch, row: usize, types: &HashMap<String, DataType>) -> Result<LogicalPlan> {
+    let values = batch.columns().iter().enumerate().map(|(index, column)| {
+        let value = ScalarValue::try_from_array(column.as_ref(), row).map_err(from_datafusion)?;
+        match types.get(&placeholder(index)) {
+            Some(wanted) if *wanted != value.data_type() => {
+                value.cast_to(wanted).map_err(|_| Error::invalid(format!("parameter {} cannot be read as {wanted}", placeholder(index))))
+            }
+            _ => Ok(value),
+        }
+    });
+    let values = values.map(|value| value.map(Into::into)).collect::<Result<Vec<_>>>()?;
+    plan.clone().with_param_values(ParamValues::List(values)).map_err(from_datafusion)
+}
+
+/// Plans where queries compute, for that takes long where there is much to join, and no longer than the statement may run.
+/// Dropped, it stops at its next await.
+async fn apart<T: Send + 'static>(
+    queries: &Handle,
+    limit: Option<Duration>,
+    planning: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    let mut planners = JoinSet::new();
+    planners.spawn_on(planning, queries);
+    let planned = async { planners.join_next().await.ok_or_else(|| Error::internal("nobody plans"))?.map_err(Error::internal)? };
+    in_time(limit, planned).await
+}
+
+/// The canonical schema, with the names that were written.
+fn outgoing(plan: &LogicalPlan, repeated: &[RepeatedColumn]) -> SchemaRef {
+    let schema = canonical_schema(plan.schema().as_arrow());
+    let mut fields: Vec<Field> = schema.fields().iter().map(|field| field.as_ref().clone()).collect();
+    for column in repeated {
+        if let Some(name) = fields.get(column.first).map(|field| field.name().clone())
+            && let Some(field) = fields.get_mut(column.index)
+        {
+            field.set_name(name);
+        }
+    }
+    Arc::new(Schema::new(fields))
+}
+
+/// The schema of two results whose columns differ in nothing but in being nullable.
+fn either_nullable(one: &Schema, other: &Schema) -> Option<SchemaRef> {
+    let same = one.fields().len() == other.fields().len()
+        && one.fields().iter().zip(other.fields()).all(|(one, other)| one.data_type().equals_datatype(other.data_type()));
+    let nullable = |(one, other): (&Arc<Field>, &Arc<Field>)| one.as_ref().clone().with_nullable(one.is_nullable() || other.is_nullable());
+    same.then(|| Arc::new(Schema::new(one.fields().iter().zip(other.fields()).map(nullable).collect::<Vec<Field>>())))
 }

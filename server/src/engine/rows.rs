@@ -12,14 +12,17 @@ use datafusion::execution::TaskContext;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use futures::stream::BoxStream;
 use futures::{FutureExt, Stream, StreamExt};
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::Rows;
 use super::failure::from_datafusion;
 use super::record::Running;
+use crate::activity::killed;
 use crate::error::{Error, ErrorKind, Result};
 use crate::flight::canonical::canonical_batch;
 
@@ -31,39 +34,82 @@ type Plan = (Arc<dyn ExecutionPlan>, Arc<TaskContext>);
 /// The rows of plans that run one after the other. Its end, an error and its drop each write the audit's end record;
 /// dropped, it stops the query.
 pub(super) struct Draining {
-    running: Option<Running>,
+    /// Until the statement has ended, which a kill and the time limit see to even where its client reads no further.
+    running: Arc<Mutex<Option<Running>>>,
     computed: mpsc::Receiver<Result<RecordBatch>>,
     /// Aborts the query when it goes.
     computing: JoinSet<()>,
     deadline: Option<(Pin<Box<Sleep>>, Duration)>,
+    stop: Pin<Box<WaitForCancellationFutureOwned>>,
+    is_over: bool,
 }
 
 impl Draining {
     pub fn new(queries: &Handle, running: Running, plans: Vec<Plan>, schema: SchemaRef, timeout: Option<Duration>) -> Self {
-        let deadline = timeout.map(|limit| (Box::pin(tokio::time::sleep_until(Instant::now() + limit)), limit));
+        let ends = timeout.map(|limit| Instant::now() + limit);
+        let deadline = ends.zip(timeout).map(|(ends, limit)| (Box::pin(tokio::time::sleep_until(ends)), limit));
         let (sender, computed) = mpsc::channel(BATCHES_AHEAD);
+        plans.iter().for_each(|(_, task)| running.uses(task.memory_pool()));
+        let stop = running.stop();
+        let running = Arc::new(Mutex::new(Some(running)));
         let mut computing = JoinSet::new();
-        computing.spawn_on(compute(plans, schema, sender), queries);
-        Self { running: Some(running), computed, computing, deadline }
+        let query = computing.spawn_on(compute(plans, schema, sender), queries);
+        let (stopped, ending) = (stop.clone(), Arc::clone(&running));
+        // Also where the client does not read on.
+        let ended = async move {
+            let too_late = async {
+                match ends {
+                    Some(ends) => tokio::time::sleep_until(ends).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let error = tokio::select! {
+                () = stopped.cancelled() => killed(),
+                () = too_late => too_long(timeout.unwrap_or_default()),
+            };
+            query.abort();
+            finish(&ending, Err(&error));
+        };
+        computing.spawn_on(ended, queries);
+        Self { running, computed, computing, deadline, stop: Box::pin(stop.cancelled_owned()), is_over: false }
     }
 
     fn poll_batch(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<RecordBatch>>> {
+        if self.stop.poll_unpin(context).is_ready() {
+            return Poll::Ready(Some(Err(killed())));
+        }
         if let Some((sleep, limit)) = &mut self.deadline
             && sleep.poll_unpin(context).is_ready()
         {
-            let message =
-                format!("the statement ran longer than {} s (limits.query_timeout_s or statement_timeout_ms)", limit.as_secs_f64());
-            return Poll::Ready(Some(Err(Error::new(ErrorKind::DeadlineExceeded, message))));
+            return Poll::Ready(Some(Err(too_long(*limit))));
         }
         match self.computed.poll_recv(context) {
             // The channel also closes when the query panicked: that is no end.
             Poll::Ready(None) => match self.computing.poll_join_next(context) {
-                Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(Error::internal(error)))),
+                Poll::Ready(Some(Err(error))) => {
+                    let late = self.deadline.as_ref().filter(|_| error.is_cancelled()).map(|(_, limit)| too_long(*limit));
+                    Poll::Ready(Some(Err(late.unwrap_or_else(|| Error::internal(error)))))
+                }
                 Poll::Ready(_) => Poll::Ready(None),
                 Poll::Pending => Poll::Pending,
             },
             other => other,
         }
+    }
+}
+
+/// Its client has gone.
+impl Drop for Draining {
+    fn drop(&mut self) {
+        drop(self.running.lock().take());
+    }
+}
+
+/// Once, whoever comes first.
+fn finish(running: &Mutex<Option<Running>>, outcome: Result<(), &Error>) {
+    let running = running.lock().take();
+    if let Some(running) = running {
+        running.finish(outcome);
     }
 }
 
@@ -91,26 +137,24 @@ impl Stream for Draining {
     type Item = Result<RecordBatch>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if self.running.is_none() {
+        if self.is_over {
             return Poll::Ready(None);
         }
         let polled = self.poll_batch(context);
         match &polled {
             Poll::Ready(Some(Ok(batch))) => {
-                if let Some(running) = &mut self.running {
+                if let Some(running) = self.running.lock().as_mut() {
                     running.returned(batch);
                 }
             }
             Poll::Ready(Some(Err(error))) => {
+                self.is_over = true;
                 self.computing.abort_all();
-                if let Some(running) = self.running.take() {
-                    running.finish(Err(error));
-                }
+                finish(&self.running, Err(error));
             }
             Poll::Ready(None) => {
-                if let Some(running) = self.running.take() {
-                    running.finish(Ok(()));
-                }
+                self.is_over = true;
+                finish(&self.running, Ok(()));
             }
             Poll::Pending => {}
         }
@@ -133,6 +177,28 @@ impl Running {
                 Err(error)
             }
         }
+    }
+}
+
+fn too_long(limit: Duration) -> Error {
+    let message = format!("the statement ran longer than {} s (limits.query_timeout_s or statement_timeout_ms)", limit.as_secs_f64());
+    Error::new(ErrorKind::DeadlineExceeded, message)
+}
+
+/// The outcome of work that stops when it is dropped, or an error when it takes longer than it may.
+pub(super) async fn in_time<T>(limit: Option<Duration>, work: impl Future<Output = Result<T>>) -> Result<T> {
+    match limit {
+        Some(limit) => tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err(too_long(limit))),
+        None => work.await,
+    }
+}
+
+/// The outcome of work that stops when it is dropped, or the error of a kill.
+pub(super) async fn unless_killed<T>(stop: &CancellationToken, work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => Err(killed()),
+        done = work => done,
     }
 }
 

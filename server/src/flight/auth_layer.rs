@@ -77,6 +77,20 @@ pub enum Handshake {
     Absent,
 }
 
+impl Handshake {
+    /// A token that came in the place of a password is a token.
+    pub fn of(credential: Credential, principal: Arc<Principal>) -> Self {
+        match credential {
+            Credential::Basic { password: token, .. } if principal.credential == CredentialKind::ServiceToken => {
+                Self::Token { principal, token }
+            }
+            Credential::Basic { .. } => Self::Password { principal },
+            Credential::Bearer(token) => Self::Token { principal, token },
+            Credential::Certificate(_) => Self::Absent,
+        }
+    }
+}
+
 /// A peer's address, for throttling of handshakes that carry their password in the payload.
 #[derive(Clone, Copy)]
 pub struct Peer(pub Option<SocketAddr>);
@@ -160,7 +174,16 @@ impl Door {
             return Ok(None);
         }
         let peer = peer_address(parts);
-        let credential = credential(&parts.headers).inspect_err(|error| log_refusal(error, peer));
+        let mut credential = credential(&parts.headers);
+        // What a call says of itself counts; a certificate speaks for those calls only that say nothing. It is no answer to a
+        // handshake, which asks for what can be exchanged.
+        if matches!(credential, Err(AuthError::NoCredential))
+            && path != HANDSHAKE_PATH
+            && let Some(certificate) = client_certificate(parts)
+        {
+            credential = certificate;
+        }
+        let credential = credential.inspect_err(|error| log_refusal(error, peer));
         if path == HANDSHAKE_PATH {
             let handshake = match credential {
                 Ok(credential) => self.handshake(credential, peer).await?,
@@ -189,10 +212,7 @@ impl Door {
 
     async fn handshake(&self, credential: Credential, peer: Option<SocketAddr>) -> Result<Handshake, Error> {
         let principal = Arc::new(self.authenticate(&credential, peer).await?);
-        Ok(match credential {
-            Credential::Basic { .. } => Handshake::Password { principal },
-            Credential::Bearer(token) => Handshake::Token { principal, token },
-        })
+        Ok(Handshake::of(credential, principal))
     }
 
     async fn authenticate(&self, credential: &Credential, peer: Option<SocketAddr>) -> Result<Principal, Error> {
@@ -201,7 +221,8 @@ impl Door {
 
     fn session_key(&self, headers: &HeaderMap, principal: &Principal) -> Option<String> {
         let from_cookie = cookies(headers).find_map(|cookie| self.key.open_session_key(&principal.name, cookie));
-        let from_token = || (principal.credential == CredentialKind::OwnToken).then(|| principal.token_id.clone()).flatten();
+        let is_ours = matches!(principal.credential, CredentialKind::OwnToken | CredentialKind::ServiceToken);
+        let from_token = || if is_ours { principal.token_id.clone() } else { None };
         from_cookie.or_else(from_token)
     }
 }
@@ -230,6 +251,12 @@ fn peer_address(parts: &request::Parts) -> Option<SocketAddr> {
     let plain = parts.extensions.get::<TcpConnectInfo>();
     let tls = || parts.extensions.get::<TlsConnectInfo<TcpConnectInfo>>().map(TlsConnectInfo::get_ref);
     plain.or_else(tls).and_then(TcpConnectInfo::remote_addr)
+}
+
+/// What the client has shown to TLS, which has verified it: the first certificate is its own.
+fn client_certificate(parts: &request::Parts) -> Option<Result<Credential, AuthError>> {
+    let shown = parts.extensions.get::<TlsConnectInfo<TcpConnectInfo>>()?.peer_certs()?;
+    shown.first().map(|certificate| Credential::from_certificate(certificate.as_ref()))
 }
 
 /// The call's credential. Two of them could be read two ways, and are refused.

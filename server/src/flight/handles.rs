@@ -144,6 +144,11 @@ impl<T: Send + Sync + Clone + 'static> Handles<T> {
         // A thing heavier than the whole cache would be dropped at once: it then weighs as much as the cache holds.
         let bytes = u32::try_from((bytes as u64).clamp(1, self.rules.total_bytes)).unwrap_or(u32::MAX);
         self.entries.insert(id, Arc::new(Entry { owner, bytes, value }));
+        // The session may have ended while its call ran: what was let go then is not held for it.
+        if session.life.over().is_cancelled() {
+            self.entries.invalidate(&id);
+            return Err(Error::new(ErrorKind::Cancelled, "the session has ended"));
+        }
         let expiry = self.rules.lifetime.map_or(u64::MAX, |lifetime| unix_seconds(SystemTime::now() + lifetime));
         self.seal(&session.principal().name, id, expiry)
     }

@@ -37,7 +37,7 @@ pub async fn handshake(
         Handshake::Absent => {
             let credential = credential_in_payload(&mut incoming).await.map_err(refusal)?;
             let principal = authenticator.authenticate(&credential, peer.map(|peer| peer.ip())).await.map_err(refusal)?;
-            Handshake::Password { principal: Arc::new(principal) }
+            Handshake::of(credential, Arc::new(principal))
         }
         shown => shown,
     };

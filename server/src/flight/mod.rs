@@ -18,6 +18,7 @@ pub mod statements;
 #[cfg(test)]
 mod tests;
 pub mod type_info;
+pub mod warnings;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -25,8 +26,12 @@ use std::time::Duration;
 
 use arrow_flight::flight_service_server::FlightServiceServer;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tonic::server::NamedService;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Certificate, Identity, Server as Grpc, ServerTlsConfig};
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
 
 use crate::error::{Error, Result};
 use crate::flight::auth_layer::{AuthLayer, Authenticate};
@@ -37,6 +42,7 @@ use crate::flight::sql_engine::SqlEngine;
 use crate::flight::sql_info::{ServerFacts, SqlInfo};
 use crate::flight::statements::Statements;
 use crate::flight::type_info::TypeInfo;
+use crate::flight::warnings::WarningsLayer;
 use crate::session::{SessionState, Sessions};
 
 /// One incoming message: parameters come in messages of up to 16 MiB, and statements of up to 1 MiB.
@@ -86,17 +92,29 @@ pub struct FlightConfig {
 pub struct Flight {
     service: Server,
     layer: AuthLayer,
-    sessions: Arc<Sessions>,
     tls: Option<Tls>,
+    works: Option<watch::Receiver<bool>>,
+}
+
+impl FlightConfig {
+    /// The registry of the sessions that come through this door.
+    pub fn new_sessions(&self) -> Arc<Sessions> {
+        Arc::new(Sessions::new(self.sessions, SessionState::new(self.default_catalog.clone(), self.default_schema.clone())))
+    }
 }
 
 impl Flight {
-    pub fn new(engine: Arc<dyn SqlEngine>, authenticator: Arc<dyn Authenticate>, config: FlightConfig) -> Result<Self> {
+    pub fn new(
+        engine: Arc<dyn SqlEngine>,
+        sessions: Arc<Sessions>,
+        authenticator: Arc<dyn Authenticate>,
+        config: FlightConfig,
+    ) -> Result<Self> {
         let key = HandleKey::new(config.key);
-        let initial = SessionState::new(config.default_catalog, config.default_schema);
+        let initial = sessions.initial().clone();
         let statements = Arc::new(Statements::new(Arc::clone(&engine), key.clone(), config.statements_per_session));
         let ended = Arc::clone(&statements);
-        let sessions = Arc::new(Sessions::new(config.sessions, initial.clone(), move |id| ended.release(id)));
+        sessions.when_one_ends(move |id| ended.release(id));
         let facts = ServerFacts {
             version: config.version,
             statement_bytes: config.statement_bytes,
@@ -105,18 +123,19 @@ impl Flight {
         };
         let metadata = ServerMetadata { sql_info: SqlInfo::new(&facts)?, type_info: TypeInfo::new()? };
         let layer = AuthLayer::new(Arc::clone(&authenticator), Arc::clone(&sessions), key.clone());
-        let service = Server { engine, authenticator, key, sessions: Arc::clone(&sessions), statements, metadata, initial };
-        Ok(Self { service, layer, sessions, tls: config.tls })
+        let service = Server { engine, authenticator, key, sessions, statements, metadata, initial };
+        Ok(Self { service, layer, tls: config.tls, works: None })
     }
 
-    /// For `system.sessions` and KILL SESSION.
-    pub fn sessions(&self) -> Arc<Sessions> {
-        Arc::clone(&self.sessions)
+    /// Whether statements can run at all, for gRPC's health service to tell.
+    pub fn with_health(self, works: watch::Receiver<bool>) -> Self {
+        Self { works: Some(works), ..self }
     }
 
     /// Serves until `shutdown` completes and what is running then has ended. The caller bounds that wait.
     pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> Result<()> {
         let mut grpc = Grpc::builder()
+            .layer(WarningsLayer)
             .layer(self.layer)
             .http2_max_header_list_size(HEADER_BYTES)
             .max_concurrent_streams(STREAMS_PER_CONNECTION)
@@ -132,16 +151,35 @@ impl Flight {
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<FlightServiceServer<Server>>().await;
         let flight = FlightServiceServer::new(self.service).max_decoding_message_size(MESSAGE_BYTES);
+        let works = self.works;
         let stopping = async move {
-            shutdown.await;
+            tokio::select! {
+                () = shutdown => {}
+                () = tell_health(&health, works) => {}
+            }
             // Those who ask are sent elsewhere while the last calls end.
             health.set_not_serving::<FlightServiceServer<Server>>().await;
-            health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+            health.set_service_status("", ServingStatus::NotServing).await;
         };
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let router = grpc.add_service(health_service).add_service(flight);
         router.serve_with_incoming_shutdown(incoming, stopping).await.map_err(Error::internal)
     }
+}
+
+/// Tells, for ever, whether statements can run.
+async fn tell_health(health: &HealthReporter, works: Option<watch::Receiver<bool>>) {
+    if let Some(mut works) = works {
+        loop {
+            let status = if *works.borrow_and_update() { ServingStatus::Serving } else { ServingStatus::NotServing };
+            health.set_service_status(FlightServiceServer::<Server>::NAME, status).await;
+            health.set_service_status("", status).await;
+            if works.changed().await.is_err() {
+                break;
+            }
+        }
+    }
+    std::future::pending().await
 }
 
 /// Builds the server and serves until `shutdown` completes and what is running then has ended.
@@ -152,7 +190,8 @@ pub async fn serve(
     config: FlightConfig,
     shutdown: impl Future<Output = ()>,
 ) -> Result<()> {
-    Flight::new(engine, authenticator, config)?.serve(listener, shutdown).await
+    let sessions = config.new_sessions();
+    Flight::new(engine, sessions, authenticator, config)?.serve(listener, shutdown).await
 }
 
 fn server_tls(tls: &Tls) -> ServerTlsConfig {

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use arrow::ipc::writer::IpcWriteOptions;
 use arrow_flight::encode::FlightDataEncoderBuilder;
@@ -16,18 +16,24 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::engine::Rows;
+use crate::engine::size::array_bytes;
 use crate::error::{Error, ErrorKind, Result};
-use crate::flight::canonical::{canonical_batch, canonical_schema};
+use crate::flight::canonical::canonical_batch;
+use crate::flight::type_info::result_schema;
 
 /// Naive clients take messages of 4 MiB, and ADBC 16 MiB. Half of the former leaves room for headers and padding; only
 /// a single row can be larger.
 const MESSAGE_BYTES: usize = 2 << 20;
 
+/// A row cannot be cut, and all of it is in memory several times on its way out. Drivers that take more than 16 MiB at a
+/// time have been told to, and have no limit of their own.
+const MAX_ROW_BYTES: usize = 256 << 20;
+
 pub type FlightDataStream = BoxStream<'static, Result<FlightData, Status>>;
 
 /// The stream of a query. Dropping it drops the engine's, which cancels the query.
 pub fn rows_to_flight(rows: Rows, schema: SchemaRef, cancel: CancellationToken) -> Result<FlightDataStream> {
-    if canonical_schema(&rows.schema) != schema {
+    if result_schema(&rows.schema) != schema {
         return Err(Error::new(ErrorKind::FailedPrecondition, "the result's columns have changed since the statement was planned"));
     }
     Ok(encode(cancellable(rows.batches, cancel), schema))
@@ -104,6 +110,7 @@ fn pieces(batch: &RecordBatch, schema: &SchemaRef) -> Vec<Result<RecordBatch>> {
             Err(_) => false,
         };
         if small || rows <= 1 {
+            let converted = converted.and_then(small_enough);
             let failed = converted.is_err();
             done.push(converted);
             if failed {
@@ -118,47 +125,32 @@ fn pieces(batch: &RecordBatch, schema: &SchemaRef) -> Vec<Result<RecordBatch>> {
     done
 }
 
+fn small_enough(piece: RecordBatch) -> Result<RecordBatch> {
+    let bytes = batch_bytes(&piece);
+    if bytes > MAX_ROW_BYTES {
+        let text = format!("a row of the result has {bytes} bytes, the limit is {MAX_ROW_BYTES}");
+        return Err(Error::new(ErrorKind::Exhausted, text));
+    }
+    Ok(piece)
+}
+
 fn batch_bytes(batch: &RecordBatch) -> usize {
-    batch.columns().iter().map(array_bytes).sum()
-}
-
-/// What an array takes in a message. Arrow's `get_slice_memory_size` counts a list's children whole, however small the
-/// slice is.
-fn array_bytes(array: &ArrayRef) -> usize {
-    let nulls = if array.nulls().is_some() { array.len() / 8 + 1 } else { 0 };
-    nulls
-        + match array.data_type() {
-            DataType::Struct(_) => array.as_struct().columns().iter().map(array_bytes).sum(),
-            DataType::List(_) => {
-                let list = array.as_list::<i32>();
-                offsets_bytes(list.offsets(), list.values())
-            }
-            DataType::Map(_, _) => {
-                let map = array.as_map();
-                offsets_bytes(map.offsets(), &(Arc::new(map.entries().clone()) as ArrayRef))
-            }
-            DataType::FixedSizeList(_, _) => array_bytes(array.as_fixed_size_list().values()),
-            _ => array.to_data().get_slice_memory_size().unwrap_or_else(|_| array.get_array_memory_size()),
-        }
-}
-
-fn offsets_bytes(offsets: &[i32], values: &ArrayRef) -> usize {
-    let (first, last) = (offsets.first().copied().unwrap_or(0) as usize, offsets.last().copied().unwrap_or(0) as usize);
-    size_of_val(offsets) + array_bytes(&values.slice(first, last - first))
+    batch.columns().iter().map(|column| array_bytes(column)).sum()
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests {
-    use arrow::array::{Int32Array, ListArray, StringArray, StringViewArray};
+    use arrow::array::{ArrayRef, Int32Array, ListArray, StringArray, StringViewArray};
     use arrow::buffer::OffsetBuffer;
     use arrow::compute::concat_batches;
-    use arrow::datatypes::{Field, Schema};
+    use arrow::datatypes::{DataType, Field, Schema};
     use arrow_flight::decode::FlightRecordBatchStream;
     use futures::TryStreamExt;
     use prost::Message;
 
     use super::*;
+    use crate::flight::canonical::canonical_schema;
 
     async fn sizes_and_rows(batch: RecordBatch) -> (Vec<usize>, Vec<RecordBatch>) {
         let schema = canonical_schema(batch.schema_ref());
@@ -192,6 +184,15 @@ mod tests {
         let (sizes, batches) = sizes_and_rows(batch).await;
         assert!(sizes.iter().all(|size| *size < 4 << 20) && sizes.len() < 12, "{sizes:?}");
         assert_eq!(batches.iter().map(RecordBatch::num_rows).sum::<usize>(), 1900);
+    }
+
+    #[test]
+    fn a_row_that_no_client_could_take_is_refused() {
+        let batch = RecordBatch::try_from_iter([("t", Arc::new(StringArray::from(vec!["x".repeat(MAX_ROW_BYTES)])) as ArrayRef)]).unwrap();
+        let sent = pieces(&batch, &canonical_schema(batch.schema_ref()));
+        let error = sent[0].as_ref().unwrap_err();
+        assert_eq!((sent.len(), error.kind), (1, ErrorKind::Exhausted));
+        assert!(error.message.ends_with("bytes, the limit is 268435456"), "{error}");
     }
 
     #[tokio::test]

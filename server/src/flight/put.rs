@@ -13,10 +13,11 @@ use crate::error::{Error, Result};
 use crate::flight::incoming::read_parameters;
 use crate::flight::service::{command, unsupported_command};
 use crate::flight::statements::Statements;
+use crate::flight::warnings::Warned;
 use crate::session::Session;
 
 /// Runs what an upload asks for. Gives the metadata of the one PutResult: bare protobuf, not packed in an `Any`.
-pub async fn put(statements: &Statements, session: &Arc<Session>, incoming: &mut Streaming<FlightData>) -> Result<Bytes> {
+pub async fn put(statements: &Statements, session: &Arc<Session>, incoming: &mut Streaming<FlightData>) -> Result<Warned<Bytes>> {
     let first = incoming.message().await.map_err(|status| Error::invalid(format!("the upload failed: {}", status.message())))?;
     let Some(mut first) = first else { return Err(Error::invalid("an upload without a message")) };
     let Some(descriptor) = first.flight_descriptor.take() else {
@@ -38,13 +39,13 @@ pub async fn put(statements: &Statements, session: &Arc<Session>, incoming: &mut
             statements.bind(session, &query.prepared_statement_handle, parameters)?;
             // Java reads the handle without looking whether it is there.
             let answer = DoPutPreparedStatementResult { prepared_statement_handle: Some(query.prepared_statement_handle) };
-            Ok(answer.encode_to_vec().into())
+            Ok(Warned::none(answer.encode_to_vec().into()))
         }
         other => Err(unsupported_command(&other)),
     }
 }
 
-fn count(outcome: UpdateOutcome) -> Bytes {
+fn count(outcome: UpdateOutcome) -> Warned<Bytes> {
     let record_count = i64::try_from(outcome.rows).unwrap_or(i64::MAX);
-    DoPutUpdateResult { record_count }.encode_to_vec().into()
+    Warned { answer: DoPutUpdateResult { record_count }.encode_to_vec().into(), warnings: outcome.warnings }
 }

@@ -30,6 +30,7 @@ use crate::flight::outgoing::{FlightDataStream, batch_to_flight, schema_bytes};
 use crate::flight::put::put;
 use crate::flight::sql_engine::SqlEngine;
 use crate::flight::statements::{Statements, flight_info};
+use crate::flight::warnings::Warned;
 use crate::session::{Session, SessionState, Sessions};
 
 /// Everything that the calls share.
@@ -67,14 +68,15 @@ impl FlightService for Server {
 
     async fn get_flight_info(&self, request: Request<FlightDescriptor>) -> Result<Response<FlightInfo>, Status> {
         let session = session_of(&request)?;
-        Ok(Response::new(self.info(&session, request.into_inner()).await?))
+        Ok(self.info(&session, request.into_inner()).await?.into_response())
     }
 
     /// Nothing here runs in the background, so the first poll is the last: a query has been planned, an update has run.
     async fn poll_flight_info(&self, request: Request<FlightDescriptor>) -> Result<Response<PollInfo>, Status> {
         let session = session_of(&request)?;
         let info = self.info(&session, request.into_inner()).await?;
-        Ok(Response::new(PollInfo { info: Some(info), flight_descriptor: None, progress: Some(1.0), expiration_time: None }))
+        let polled = |info| PollInfo { info: Some(info), flight_descriptor: None, progress: Some(1.0), expiration_time: None };
+        Ok(info.map(polled).into_response())
     }
 
     async fn get_schema(&self, request: Request<FlightDescriptor>) -> Result<Response<SchemaResult>, Status> {
@@ -98,8 +100,11 @@ impl FlightService for Server {
                     drain(&mut incoming).await;
                     None
                 });
-                let answer = PutResult { app_metadata: answer };
-                Ok(Response::new(stream::once(async { Some(Ok(answer)) }).chain(rest).filter_map(std::future::ready).boxed()))
+                let result = |app_metadata| {
+                    let result = PutResult { app_metadata };
+                    stream::once(async { Some(Ok(result)) }).chain(rest).filter_map(std::future::ready).boxed()
+                };
+                Ok(answer.map(result).into_response())
             }
             Err(error) => {
                 drain(&mut incoming).await;
@@ -128,12 +133,12 @@ impl FlightService for Server {
 }
 
 impl Server {
-    async fn info(&self, session: &Arc<Session>, descriptor: FlightDescriptor) -> Result<FlightInfo> {
+    async fn info(&self, session: &Arc<Session>, descriptor: FlightDescriptor) -> Result<Warned<FlightInfo>> {
         match MetadataCommand::from_command(command(&descriptor.cmd)?) {
             Ok(metadata) => {
                 // The command is its own ticket: it is answered at DoGet, for whoever asks then.
                 let ticket = Ticket::new(descriptor.cmd.clone());
-                flight_info(&metadata.schema(), ticket, -1, descriptor)
+                flight_info(&metadata.schema(), ticket, -1, descriptor).map(Warned::none)
             }
             Err(command) => match *command {
                 Command::CommandStatementQuery(query) => self.statements.info(session, query, descriptor).await,

@@ -6,17 +6,18 @@ use arrow::array::RecordBatch;
 use async_trait::async_trait;
 
 use crate::engine::objects::{CatalogObject, ObjectFilter};
-use crate::engine::{Description, Engine, PlannedQuery, Rows, UpdateOutcome};
-use crate::error::Result;
+use crate::engine::{Description, Engine, PlannedQuery, Rows, Started, UpdateOutcome};
+use crate::error::{Error, Result};
 use crate::session::Session;
 
 /// The methods are [`Engine`]'s, where they are described.
 #[async_trait]
 pub trait SqlEngine: Send + Sync + 'static {
     async fn describe(&self, session: &Arc<Session>, sql: &str) -> Result<Description>;
-    async fn plan(&self, session: &Arc<Session>, sql: &str, parameters: Option<RecordBatch>) -> Result<PlannedQuery>;
+    async fn start(&self, session: &Arc<Session>, sql: &str, parameters: Option<RecordBatch>) -> Result<Started>;
     async fn run(&self, session: &Arc<Session>, planned: &PlannedQuery) -> Result<Rows>;
     async fn update(&self, session: &Arc<Session>, sql: &str, parameters: Option<RecordBatch>) -> Result<UpdateOutcome>;
+    async fn refused_handle(&self, session: &Arc<Session>, error: Error) -> Error;
     async fn visible_catalogs(&self, session: &Arc<Session>) -> Result<Vec<String>>;
     async fn visible_schemas(&self, session: &Arc<Session>, filter: &ObjectFilter) -> Result<Vec<(String, String)>>;
     async fn visible_objects(&self, session: &Arc<Session>, filter: &ObjectFilter) -> Result<Vec<CatalogObject>>;
@@ -28,8 +29,8 @@ impl SqlEngine for Engine {
         Engine::describe(self, session, sql).await
     }
 
-    async fn plan(&self, session: &Arc<Session>, sql: &str, parameters: Option<RecordBatch>) -> Result<PlannedQuery> {
-        Engine::plan(self, session, sql, parameters).await
+    async fn start(&self, session: &Arc<Session>, sql: &str, parameters: Option<RecordBatch>) -> Result<Started> {
+        Engine::start(self, session, sql, parameters).await
     }
 
     async fn run(&self, session: &Arc<Session>, planned: &PlannedQuery) -> Result<Rows> {
@@ -38,6 +39,10 @@ impl SqlEngine for Engine {
 
     async fn update(&self, session: &Arc<Session>, sql: &str, parameters: Option<RecordBatch>) -> Result<UpdateOutcome> {
         Engine::update(self, session, sql, parameters).await
+    }
+
+    async fn refused_handle(&self, session: &Arc<Session>, error: Error) -> Error {
+        Engine::refused_handle(self, session, error).await
     }
 
     async fn visible_catalogs(&self, session: &Arc<Session>) -> Result<Vec<String>> {

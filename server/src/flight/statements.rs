@@ -9,16 +9,19 @@ use arrow::datatypes::{Schema, SchemaRef};
 use arrow_flight::sql::{Any, CommandStatementQuery, ProstMessageExt, TicketStatementQuery};
 use arrow_flight::{CancelStatus, FlightDescriptor, FlightEndpoint, FlightInfo, Ticket};
 use bytes::Bytes;
+use futures::StreamExt;
 use parking_lot::Mutex;
 use prost::Message;
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::{Description, PlannedQuery, UpdateOutcome};
+use crate::engine::{Answer, Description, PlannedQuery, Rows, Started, UpdateOutcome};
 use crate::error::{Error, ErrorKind, Result};
 use crate::flight::canonical::canonical_schema;
 use crate::flight::handles::{HandleKey, Handles, Overflow, Rules};
 use crate::flight::outgoing::{FlightDataStream, nothing_to_flight, rows_to_flight, schema_bytes};
 use crate::flight::sql_engine::SqlEngine;
+use crate::flight::type_info::result_schema;
+use crate::flight::warnings::Warned;
 use crate::session::{Session, SessionState};
 
 /// From GetFlightInfo to the last DoGet of its ticket: long enough for a driver that fetches late, short enough that a
@@ -41,8 +44,9 @@ type SharedState = Arc<Mutex<SessionState>>;
 #[derive(Clone)]
 enum Ticketed {
     Query(Arc<TicketedQuery>),
-    /// An update that has run: its outcome is in the FlightInfo, and DoGet only answers with no rows.
-    Done,
+    /// A statement that has run: its outcome is in the FlightInfo. DoGet answers with the rows that it made then, none for
+    /// nearly all; asked twice, it is the same rows.
+    Done(Option<Answer>),
 }
 
 struct TicketedQuery {
@@ -54,7 +58,7 @@ struct TicketedQuery {
 
 struct Prepared {
     sql: String,
-    is_update: bool,
+    runs_once: bool,
     schema: SchemaRef,
     parameter_schema: SchemaRef,
     bound: Mutex<Option<Bound>>,
@@ -130,47 +134,63 @@ impl Statements {
     }
 
     /// GetFlightInfo of a statement: a query is planned, anything else runs now, once.
-    pub async fn info(&self, session: &Arc<Session>, command: CommandStatementQuery, descriptor: FlightDescriptor) -> Result<FlightInfo> {
+    pub async fn info(
+        &self,
+        session: &Arc<Session>,
+        command: CommandStatementQuery,
+        descriptor: FlightDescriptor,
+    ) -> Result<Warned<FlightInfo>> {
         no_transaction(command.transaction_id.as_ref())?;
-        let described = self.engine.describe(session, &command.query).await?;
-        self.start(session, &command.query, described.is_update, None, descriptor).await
+        self.start(session, &command.query, None, descriptor).await
     }
 
     /// GetFlightInfo of a prepared statement, with what is bound to it.
-    pub async fn prepared_info(&self, session: &Arc<Session>, handle: &[u8], descriptor: FlightDescriptor) -> Result<FlightInfo> {
-        let prepared = self.prepared.get(session, handle)?;
-        let session = in_state(session, &prepared.state);
+    pub async fn prepared_info(&self, session: &Arc<Session>, handle: &[u8], descriptor: FlightDescriptor) -> Result<Warned<FlightInfo>> {
+        let prepared = self.prepared(session, handle).await?;
         let parameters = prepared.parameters();
-        self.start(&session, &prepared.sql, prepared.is_update, parameters, descriptor).await
+        self.start(&in_state(session, &prepared.state), &prepared.sql, parameters, descriptor).await
     }
 
     async fn start(
         &self,
         session: &Arc<Session>,
         sql: &str,
-        is_update: bool,
         parameters: Option<RecordBatch>,
         descriptor: FlightDescriptor,
-    ) -> Result<FlightInfo> {
-        if is_update {
-            let UpdateOutcome { rows } = self.engine.update(session, sql, parameters).await?;
-            let handle = self.tickets.insert(session, Ticketed::Done, ENTRY_BYTES)?;
-            let affected = i64::try_from(rows).unwrap_or(i64::MAX);
-            return flight_info(&Arc::new(Schema::empty()), statement_ticket(handle), affected, descriptor);
-        }
+    ) -> Result<Warned<FlightInfo>> {
         let bytes = ENTRY_BYTES + sql.len() + parameters.as_ref().map_or(0, RecordBatch::get_array_memory_size);
-        let planned = self.engine.plan(session, sql, parameters).await?;
-        let schema = canonical_schema(&planned.schema);
-        let query =
-            TicketedQuery { planned, schema: Arc::clone(&schema), state: Arc::clone(&session.state), cancel: CancellationToken::new() };
-        let handle = self.tickets.insert(session, Ticketed::Query(Arc::new(query)), bytes)?;
-        flight_info(&schema, statement_ticket(handle), UNKNOWN_ROWS, descriptor)
+        match self.engine.start(session, sql, parameters).await? {
+            Started::Done(UpdateOutcome { rows, answer, warnings }) => {
+                let schema = answer.as_ref().map_or_else(|| Arc::new(Schema::empty()), |Answer(rows)| result_schema(&rows.schema()));
+                let count = answer.as_ref().map_or(rows, |Answer(rows)| rows.num_rows() as u64);
+                let held = answer.as_ref().map_or(0, |Answer(rows)| rows.get_array_memory_size());
+                let handle = self.tickets.insert(session, Ticketed::Done(answer), ENTRY_BYTES + held)?;
+                let info = flight_info(&schema, statement_ticket(handle), i64::try_from(count).unwrap_or(i64::MAX), descriptor)?;
+                Ok(Warned { answer: info, warnings })
+            }
+            Started::Planned(planned) => {
+                let schema = result_schema(&planned.schema);
+                let state = Arc::clone(&session.state);
+                let query = TicketedQuery { planned, schema: Arc::clone(&schema), state, cancel: CancellationToken::new() };
+                let handle = self.tickets.insert(session, Ticketed::Query(Arc::new(query)), bytes)?;
+                flight_info(&schema, statement_ticket(handle), UNKNOWN_ROWS, descriptor).map(Warned::none)
+            }
+        }
     }
 
-    /// DoGet of a ticket: runs the query, or answers for the update that ran at GetFlightInfo.
+    /// DoGet of a ticket: runs the query, or answers for what ran at GetFlightInfo.
     pub async fn fetch(&self, session: &Arc<Session>, ticket: TicketStatementQuery) -> Result<FlightDataStream> {
-        match self.tickets.get(session, &ticket.statement_handle)? {
-            Ticketed::Done => Ok(nothing_to_flight(Arc::new(Schema::empty()))),
+        let ticketed = match self.tickets.get(session, &ticket.statement_handle) {
+            Ok(ticketed) => ticketed,
+            Err(error) => return Err(self.engine.refused_handle(session, error).await),
+        };
+        match ticketed {
+            Ticketed::Done(None) => Ok(nothing_to_flight(Arc::new(Schema::empty()))),
+            Ticketed::Done(Some(Answer(rows))) => {
+                let schema = result_schema(&rows.schema());
+                let rows = Rows { schema: rows.schema(), batches: futures::stream::iter([Ok(rows)]).boxed() };
+                rows_to_flight(rows, schema, CancellationToken::new())
+            }
             Ticketed::Query(query) => {
                 let rows = self.engine.run(&in_state(session, &query.state), &query.planned).await?;
                 rows_to_flight(rows, Arc::clone(&query.schema), query.cancel.clone())
@@ -178,18 +198,30 @@ impl Statements {
         }
     }
 
-    /// DoGet of a prepared statement without a GetFlightInfo before it. Only queries: an update would run twice for the
-    /// driver that does both.
+    /// DoGet of a prepared statement without a GetFlightInfo before it. Only queries: what changes something would run twice
+    /// for the driver that does both.
     pub async fn fetch_prepared(&self, session: &Arc<Session>, handle: &[u8]) -> Result<FlightDataStream> {
-        let prepared = self.prepared.get(session, handle)?;
-        if prepared.is_update {
-            return Err(Error::invalid("this statement returns no rows: run it with GetFlightInfo or DoPut"));
+        let prepared = self.prepared(session, handle).await?;
+        if prepared.runs_once {
+            return Err(Error::invalid(
+                "this statement changes the server, and runs once: at GetFlightInfo, or DoPut where it has no rows",
+            ));
         }
         let session = in_state(session, &prepared.state);
         let parameters = prepared.parameters();
-        let planned = self.engine.plan(&session, &prepared.sql, parameters).await?;
+        let Started::Planned(planned) = self.engine.start(&session, &prepared.sql, parameters).await? else {
+            return Err(Error::internal("a prepared query that ran as an update"));
+        };
         let rows = self.engine.run(&session, &planned).await?;
-        rows_to_flight(rows, canonical_schema(&planned.schema), CancellationToken::new())
+        rows_to_flight(rows, result_schema(&planned.schema), CancellationToken::new())
+    }
+
+    /// A prepared statement that is to run. A handle that is not this principal's goes into the audit.
+    async fn prepared(&self, session: &Arc<Session>, handle: &[u8]) -> Result<Arc<Prepared>> {
+        match self.prepared.get(session, handle) {
+            Ok(prepared) => Ok(prepared),
+            Err(error) => Err(self.engine.refused_handle(session, error).await),
+        }
     }
 
     /// Stops what a ticket started, and makes it worthless.
@@ -197,7 +229,7 @@ impl Statements {
         let ticket = Any::decode(ticket).ok().and_then(|any| any.unpack::<TicketStatementQuery>().ok().flatten());
         let Some(ticket) = ticket else { return Ok(CancelStatus::NotCancellable) };
         match self.tickets.remove(session, &ticket.statement_handle)? {
-            Ticketed::Done => Ok(CancelStatus::NotCancellable),
+            Ticketed::Done(_) => Ok(CancelStatus::NotCancellable),
             Ticketed::Query(query) => {
                 query.cancel.cancel();
                 Ok(CancelStatus::Cancelled)
@@ -207,13 +239,13 @@ impl Statements {
 
     pub async fn prepare(&self, session: &Arc<Session>, sql: String, transaction: Option<&Bytes>) -> Result<PreparedAnswer> {
         no_transaction(transaction)?;
-        let Description { is_update, result_schema, parameter_schema } = self.engine.describe(session, &sql).await?;
-        let schema = canonical_schema(&result_schema);
+        let Description { is_update, runs_once, result_schema, parameter_schema } = self.engine.describe(session, &sql).await?;
+        let schema = self::result_schema(&result_schema);
         let parameter_schema = canonical_schema(&parameter_schema);
         let bytes = ENTRY_BYTES + sql.len();
         let (dataset_bytes, parameter_bytes) = (schema_bytes(&schema)?, schema_bytes(&parameter_schema)?);
         let state = Arc::clone(&session.state);
-        let prepared = Prepared { sql, is_update, schema, parameter_schema, bound: Mutex::new(None), state };
+        let prepared = Prepared { sql, runs_once, schema, parameter_schema, bound: Mutex::new(None), state };
         let handle = self.prepared.insert(session, Arc::new(prepared), bytes)?;
         Ok(PreparedAnswer { handle, dataset_schema: dataset_bytes, parameter_schema: parameter_bytes, is_update })
     }
@@ -241,7 +273,7 @@ impl Statements {
 
     /// DoPut of a prepared statement: runs once for each row that came along, else with what is bound.
     pub async fn update_prepared(&self, session: &Arc<Session>, handle: &[u8], parameters: Option<RecordBatch>) -> Result<UpdateOutcome> {
-        let prepared = self.prepared.get(session, handle)?;
+        let prepared = self.prepared(session, handle).await?;
         prepared.check_count(parameters.as_ref())?;
         let parameters = parameters.or_else(|| prepared.parameters());
         self.engine.update(&in_state(session, &prepared.state), &prepared.sql, parameters).await
@@ -249,7 +281,7 @@ impl Statements {
 
     pub async fn schema(&self, session: &Arc<Session>, sql: &str, transaction: Option<&Bytes>) -> Result<SchemaRef> {
         no_transaction(transaction)?;
-        Ok(canonical_schema(&self.engine.describe(session, sql).await?.result_schema))
+        Ok(result_schema(&self.engine.describe(session, sql).await?.result_schema))
     }
 
     pub fn prepared_schema(&self, session: &Session, handle: &[u8]) -> Result<SchemaRef> {

@@ -105,21 +105,34 @@ fn quoted(name: &str, data_type: XdbcDataType, column_size: i32, prefix: &str) -
 
 /// A table's schema as GetTables sends it: canonical, each field with what JDBC, ADBC and Power BI read from metadata.
 pub fn described_schema(catalog: &str, schema: &str, table: &str, columns: &Schema) -> SchemaRef {
-    let canonical = canonical_schema(columns);
-    let fields = canonical.fields().iter().map(|field| {
-        let (precision, scale) = precision_and_scale(field.data_type());
-        let entries = [
-            ("CATALOG_NAME", Some(catalog.to_owned())),
-            ("SCHEMA_NAME", Some(schema.to_owned())),
-            ("TABLE_NAME", Some(table.to_owned())),
-            ("TYPE_NAME", Some(type_name(field.data_type()))),
-            ("PRECISION", precision.map(|digits| digits.to_string())),
-            ("SCALE", scale.map(|digits| digits.to_string())),
-            ("IS_AUTO_INCREMENT", Some("0".to_owned())),
+    with_entries(columns, |field| {
+        let place = [("CATALOG_NAME", catalog), ("SCHEMA_NAME", schema), ("TABLE_NAME", table), ("IS_AUTO_INCREMENT", "0")];
+        let place = place.map(|(key, value)| (key, Some(value.to_owned())));
+        let kind = [
             ("IS_CASE_SENSITIVE", Some(flag(field.data_type() == &DataType::Utf8))),
             ("IS_READ_ONLY", Some("0".to_owned())),
             ("IS_SEARCHABLE", Some(flag(!field.data_type().is_nested()))),
         ];
+        place.into_iter().chain(kind).collect()
+    })
+}
+
+/// The schema of a result, everywhere where a driver sees it: JDBC takes the digits of a decimal from the metadata.
+pub fn result_schema(columns: &Schema) -> SchemaRef {
+    with_entries(columns, |_| Vec::new())
+}
+
+type Entries = Vec<(&'static str, Option<String>)>;
+
+/// Canonical, with the type in the metadata of each field, and what else is said.
+fn with_entries(columns: &Schema, others: impl Fn(&Field) -> Entries) -> SchemaRef {
+    let canonical = canonical_schema(columns);
+    let fields = canonical.fields().iter().map(|field| {
+        let (precision, scale) = precision_and_scale(field.data_type());
+        let mut entries = others(field);
+        entries.push(("TYPE_NAME", Some(type_name(field.data_type()))));
+        entries.push(("PRECISION", precision.map(|digits| digits.to_string())));
+        entries.push(("SCALE", scale.map(|digits| digits.to_string())));
         let mut metadata: HashMap<String, String> = field.metadata().clone();
         for (key, value) in entries {
             if let Some(value) = value {

@@ -3,15 +3,34 @@
 use std::sync::Arc;
 
 use lazaret_catalog::caches::{CacheStats, Caches};
+use lazaret_catalog::meta::Metadata;
 use lazaret_catalog::stores::Stores;
 
+use crate::audit::AuditLog;
+use crate::emergency::open_ones;
 use crate::session::Sessions;
 use crate::telemetry::{Metrics, Sample};
+
+pub fn of_audit(metrics: &Metrics, audit: &AuditLog) {
+    let audit = audit.clone();
+    metrics.add_source(move |out| {
+        let healthy = float(u64::from(audit.healthy()));
+        out.gauge("lazaret_audit_healthy", "Whether the audit can be written; 0: no statement runs.", &[Sample::plain(healthy)]);
+    });
+}
 
 pub fn of_sessions(metrics: &Metrics, sessions: Arc<Sessions>) {
     metrics.add_source(move |out| {
         let open = u64::try_from(sessions.list().len()).unwrap_or(u64::MAX);
         out.gauge("lazaret_sessions", "Sessions that are open.", &[Sample::plain(float(open))]);
+    });
+}
+
+pub fn of_emergencies(metrics: &Metrics, metadata: &Arc<Metadata>) {
+    let metadata = Arc::clone(metadata);
+    metrics.add_source(move |out| {
+        let open = u64::try_from(open_ones(&metadata.current()).count()).unwrap_or(u64::MAX);
+        out.gauge("lazaret_emergency_accesses", "Emergency accesses that are in force.", &[Sample::plain(float(open))]);
     });
 }
 

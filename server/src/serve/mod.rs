@@ -1,6 +1,6 @@
 //! `lazaret serve`: builds every component from the configuration, serves, and drains when it is told to stop.
 
-mod data_dir;
+pub(crate) mod data_dir;
 mod figures;
 mod first_start;
 
@@ -8,9 +8,9 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use lazaret_auth::{Authenticator, AuthenticatorConfig, TokenKey};
+use lazaret_auth::{Authenticator, AuthenticatorConfig, MaskKey, TokenKey};
 use lazaret_catalog::caches::Caches;
 use lazaret_catalog::lake::Lake;
 use lazaret_catalog::meta::{Metadata, SqliteStore};
@@ -20,10 +20,14 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::audit::{AuditConfig, AuditLog};
+use crate::activity::Activity;
+use crate::audit::sign_in::AuditedSignIn;
+use crate::audit::{AuditConfig, AuditKey, AuditLog};
 use crate::config::{Config, Tls};
+use crate::emergency::Warden;
 use crate::engine::{Engine, EngineLimits, EngineParts};
 use crate::flight::{self, Flight, FlightConfig};
+use crate::session::Sessions;
 use crate::telemetry::{AdminServer, Health, Metrics, Probe};
 
 use data_dir::DataDir;
@@ -71,7 +75,9 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
         DataDir::open(&config.data_dir).map_err(ServeError::new(format!("use the data folder {}", config.data_dir.display())))?;
     let tls = config.tls.as_ref().map(read_tls).transpose()?;
     let metrics = Arc::new(Metrics::default());
-    let audit_config = AuditConfig::new(config.audit.retention_days);
+    let key = TokenKey::load_or_create(&data_dir.key()).map_err(ServeError::new("load the server's key"))?;
+    let audit_config =
+        AuditConfig { records_parameters: config.audit.parameters, ..AuditConfig::new(config.audit.retention_days, AuditKey::of(&key)) };
     let audit_dir = data_dir.audit();
     let audit = tokio::task::spawn_blocking(move || AuditLog::open(&audit_dir, audit_config))
         .await
@@ -80,10 +86,9 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let store = Arc::new(SqliteStore::open(&data_dir.metadata()).await.map_err(ServeError::new("open the metadata"))?);
     let metadata = Arc::new(Metadata::open(Arc::clone(&store) as _).await.map_err(ServeError::new("open the metadata"))?);
     first_start::make_admin(&metadata, &config.admin_password).await.map_err(ServeError::new("make the user admin"))?;
-    let key = TokenKey::load_or_create(&data_dir.key()).map_err(ServeError::new("load the server's key"))?;
     let authenticator = AuthenticatorConfig { issuers: config.issuer_configs(), token_key: key.clone(), token_lifetime: TOKEN_LIFETIME };
-    let authenticator =
-        Arc::new(Authenticator::new(authenticator, Arc::clone(&metadata) as _).map_err(ServeError::new("start authentication"))?);
+    let authenticator = Authenticator::new(authenticator, Arc::clone(&metadata) as _).map_err(ServeError::new("start authentication"))?;
+    let authenticator = Arc::new(AuditedSignIn::new(authenticator, Arc::clone(&metadata) as _, audit.clone()));
     let components = Components {
         stores: Arc::new(Stores::new(config.stores_config())),
         caches: Arc::new(Caches::new(config.cache.limits())),
@@ -92,15 +97,26 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
         metadata: Arc::clone(&metadata),
         config: Arc::new(config),
     };
-    let tables = metadata.current().relations().map(|relation| relation.id).collect();
-    write::sweep(&components.stores, tables).await.map_err(ServeError::new("sweep the warehouse"))?;
+    let leftovers: Vec<_> = metadata.current().leftovers().collect();
+    write::sweep(&components.stores, &metadata, &leftovers).await.map_err(ServeError::new("sweep the warehouse"))?;
+    write::clear_staging(&components.stores).await.map_err(ServeError::new("clear the staging folder"))?;
+    let strangers = write::strangers(&components.stores, &metadata.current()).await.map_err(ServeError::new("look into the warehouse"))?;
+    if !strangers.is_empty() {
+        tracing::warn!(names = ?strangers, "the warehouse holds what the metadata does not know; it stays");
+    }
+    let warden = Arc::new(Warden::new(Arc::clone(&metadata), audit.clone(), Arc::clone(&metrics), SystemTime::now));
+    warden.close_all().await.map_err(ServeError::new("end emergency accesses"))?;
+    figures::of_emergencies(&metrics, &metadata);
+    figures::of_audit(&metrics, &audit);
     figures::of_caches(&metrics, &components.caches);
     figures::of_stores(&metrics, &components.stores);
     let config = Arc::clone(&components.config);
     let flight_config = flight_config(&config, tls, &key);
-    let engine = engine(components, &data_dir.spill())?;
-    let flight = Flight::new(engine, authenticator, flight_config).map_err(ServeError::new("start Flight SQL"))?;
-    figures::of_sessions(&metrics, flight.sessions());
+    let sessions = flight_config.new_sessions();
+    figures::of_sessions(&metrics, Arc::clone(&sessions));
+    let engine = engine(components, Arc::clone(&sessions), warden, MaskKey::global(&key), &data_dir.spill())?;
+    let flight =
+        Flight::new(engine, sessions, Arc::clone(&authenticator) as _, flight_config).map_err(ServeError::new("start Flight SQL"))?;
     let health = Arc::new(Health::new(vec![audit_probe(&audit), metadata_probe(&store)]));
 
     let listener = TcpListener::bind(config.listen.0).await.map_err(ServeError::new(format!("listen on {}", config.listen)))?;
@@ -122,9 +138,10 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     });
     health.set_ready(true);
     say_ready(listen, admin_listen).map_err(ServeError::new("write to standard output"))?;
-    let outcome = serve_until_signal(flight, listener, &health, signals).await;
+    let outcome = serve_until_signal(flight.with_health(audit.watch_health()), listener, &health, signals).await;
 
     // The last end records, and then the files.
+    authenticator.flush();
     if let Err(error) = audit.flush().await {
         tracing::error!(%error, "audit log could not be flushed");
     }
@@ -139,7 +156,13 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
 }
 
 /// Where the engine is put together.
-fn engine(components: Components, spill: &Path) -> Result<Arc<Engine>, ServeError> {
+fn engine(
+    components: Components,
+    sessions: Arc<Sessions>,
+    warden: Arc<Warden>,
+    mask_key: MaskKey,
+    spill: &Path,
+) -> Result<Arc<Engine>, ServeError> {
     let Components { config, metadata, stores, caches, audit, metrics } = components;
     let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     let limits = EngineLimits {
@@ -150,7 +173,8 @@ fn engine(components: Components, spill: &Path) -> Result<Arc<Engine>, ServeErro
     };
     let issuers = config.issuers.iter().map(|issuer| issuer.name.clone()).collect();
     let lake = Arc::new(Lake::new(stores, caches));
-    let parts = EngineParts { metadata, lake, audit, metrics, limits, issuers };
+    let activity = Arc::new(Activity::default());
+    let parts = EngineParts { metadata, lake, audit, metrics, activity, sessions, warden, limits, issuers, mask_key };
     Engine::new(parts, spill).map(Arc::new).map_err(ServeError::new("start the engine"))
 }
 

@@ -4,6 +4,7 @@ pub mod names;
 mod parser;
 mod query;
 mod redact;
+mod relations;
 pub mod statement;
 mod tokens;
 pub mod types;
@@ -23,7 +24,7 @@ pub const DEFAULT_STATEMENT_BYTES: usize = 1_048_576;
 /// Stack that threads need which plan, run or drop what [`parse`] lets through, in bytes: DataFusion names, evaluates and
 /// drops expressions and plans by recursion without a guard. The deepest statement takes half of it in a debug build; it
 /// is address space, not memory. For `thread_stack_size` of the runtime.
-pub const WORKER_STACK_BYTES: usize = 8 * 1024 * 1024;
+pub const WORKER_STACK_BYTES: usize = 16 * 1024 * 1024;
 
 /// Stack that must be left, in bytes, when sqlparser or DataFusion goes one level deeper; with less, it goes on on a new
 /// segment. A level of nested joins takes some 200 KiB of it in a debug build, and the default of 128 KiB overflowed.

@@ -5,17 +5,18 @@
 
 use std::ops::ControlFlow;
 
+use datafusion::sql::sqlparser::ast::Spanned;
 use datafusion::sql::sqlparser::ast::{
-    Cte, Expr, FunctionArg, FunctionArguments, GroupByExpr, Ident as SqlIdent, JoinConstraint, JoinOperator, LimitClause, NamedWindowExpr,
-    ObjectName as SqlName, OrderByKind, Query as SqlQuery, Select, SelectFlavor, SelectItem, SetExpr, SetOperator, SetQuantifier,
-    TableAlias, TableFactor, TableVersion, TableWithJoins, Value, ValueWithSpan, Visit, Visitor, WildcardAdditionalOptions, WindowSpec,
-    WindowType,
+    Cte, DataType, Expr, FunctionArg, FunctionArguments, GroupByExpr, Ident as SqlIdent, JoinConstraint, JoinOperator, LimitClause,
+    NamedWindowExpr, ObjectName as SqlName, OrderByKind, Query as SqlQuery, Select, SelectFlavor, SelectItem, SetExpr, SetOperator,
+    SetQuantifier, TableAlias, TableFactor, TableVersion, TableWithJoins, Value, ValueWithSpan, Values, Visit, Visitor,
+    WildcardAdditionalOptions, WindowSpec, WindowType,
 };
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::Token;
 use lazaret_catalog::dialect::{LazaretDialect, MAX_PARSER_DEPTH, normalise_fetch};
 
-use super::statement::Query;
+use super::statement::{Query, RepeatedColumn};
 use super::tokens::{Cursor, Tokens, describe, lower_first, shown};
 use crate::error::{Error, ErrorKind, Position, Result};
 
@@ -43,7 +44,63 @@ pub fn parse_query(cursor: &mut Cursor<'_>, parameters: usize) -> Result<Query> 
     check(&*ast, cursor.tokens(), from)?;
     let text = cursor.tokens().text(from, to).to_owned();
     cursor.skip_to_end();
-    Ok(Query { ast, text, parameters })
+    let repeated = part_names(&mut ast, cursor.tokens(), from);
+    Ok(Query { ast, text, parameters, repeated })
+}
+
+/// The query of a table or a view, whose columns have names of their own.
+pub fn parse_relation(cursor: &mut Cursor<'_>, parameters: usize) -> Result<Query> {
+    let query = parse_query(cursor, parameters)?;
+    match query.repeated.first() {
+        Some(RepeatedColumn { name, position, .. }) => {
+            Err(Error::invalid(format!("column \"{name}\" is there twice")).at(position.line, position.column))
+        }
+        None => Ok(query),
+    }
+}
+
+/// A result may have two columns of a name; a plan of DataFusion's may not. The later one gets another name here, and has
+/// its own again where the result goes out.
+fn part_names(query: &mut SqlQuery, tokens: &Tokens<'_>, from: usize) -> Vec<RepeatedColumn> {
+    let SetExpr::Select(select) = query.body.as_mut() else { return Vec::new() };
+    let one_table = matches!(select.from.as_slice(), [from] if from.joins.is_empty());
+    let mut names: Vec<(String, usize)> = Vec::new();
+    let mut repeated: Vec<RepeatedColumn> = Vec::new();
+    for (index, item) in select.projection.iter_mut().enumerate() {
+        let (expr, name, shown, place) = match item {
+            SelectItem::UnnamedExpr(expr) => (expr.clone(), output_name(expr, one_table), expr.to_string(), expr.span().start),
+            SelectItem::ExprWithAlias { expr, alias } => {
+                let name = if alias.quote_style.is_some() { alias.value.clone() } else { alias.value.to_lowercase() };
+                (expr.clone(), name.clone(), name, alias.span.start)
+            }
+            // Where a wildcard stands, nobody knows yet which column is which.
+            _ => return repeated,
+        };
+        let Some((_, first)) = names.iter().find(|(other, _)| *other == name) else {
+            names.push((name, index));
+            continue;
+        };
+        let place = Some(place).filter(|place| place.line > 0);
+        let position = place.map_or_else(|| tokens.position(from), |place| Position { line: place.line, column: place.column });
+        repeated.push(RepeatedColumn { index, first: *first, name: shown, position });
+        *item = SelectItem::ExprWithAlias { expr, alias: SqlIdent::with_quote('"', format!("{name}:{index}")) };
+    }
+    repeated
+}
+
+/// Equal for two columns that DataFusion would give one name, and different for those of two tables.
+fn output_name(expr: &Expr, one_table: bool) -> String {
+    let name = |ident: &SqlIdent| if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_lowercase() };
+    match expr {
+        Expr::Nested(inner) => output_name(inner, one_table),
+        Expr::Identifier(ident) => name(ident),
+        Expr::CompoundIdentifier(parts) if one_table => parts.last().map(name).unwrap_or_default(),
+        Expr::UnaryOp { op, expr } => format!("{op} {}", output_name(expr, one_table)),
+        other => {
+            let text = other.to_string();
+            if text.contains(['\'', '"']) { text } else { text.to_lowercase() }
+        }
+    }
 }
 
 /// Tokens `from..to` must be one expression; returns their text.
@@ -51,6 +108,11 @@ pub fn parse_expression(tokens: &Tokens<'_>, from: usize, to: usize) -> Result<S
     let expr = with_parser(tokens, from, to, |parser| parser.parse_expr())?;
     check(&expr, tokens, from)?;
     Ok(tokens.text(from, to).to_owned())
+}
+
+/// Tokens `from..to` must be one type.
+pub fn parse_type(tokens: &Tokens<'_>, from: usize, to: usize) -> Result<DataType> {
+    with_parser(tokens, from, to, |parser| parser.parse_data_type())
 }
 
 fn with_parser<T>(tokens: &Tokens<'_>, from: usize, to: usize, parse: impl FnOnce(&mut Parser<'_>) -> Result<T, ParserError>) -> Result<T> {
@@ -117,6 +179,17 @@ fn check(tree: &impl Visit, tokens: &Tokens<'_>, from: usize) -> Result<()> {
     }
 }
 
+fn has_subquery(values: &Values) -> bool {
+    struct Subqueries;
+    impl Visitor for Subqueries {
+        type Break = ();
+        fn pre_visit_query(&mut self, _query: &SqlQuery) -> ControlFlow<()> {
+            ControlFlow::Break(())
+        }
+    }
+    values.visit(&mut Subqueries).is_break()
+}
+
 /// Finds what would be ignored.
 struct Checker<'a> {
     tokens: &'a Tokens<'a>,
@@ -167,7 +240,9 @@ impl Checker<'_> {
             SetExpr::Delete(_) => self.refuse_if(true, "DELETE in a query", "DELETE"),
             SetExpr::Merge(_) => self.refuse_if(true, "MERGE in a query", "MERGE"),
             SetExpr::Table(_) => self.refuse_if(true, "TABLE as a query", "TABLE"),
-            SetExpr::Select(_) | SetExpr::Query(_) | SetExpr::Values(_) | SetExpr::SetOperation { .. } => FINE,
+            // The planner takes it, and the plan cannot run.
+            SetExpr::Values(values) => self.refuse_if(has_subquery(values), "a subquery in VALUES", "VALUES"),
+            SetExpr::Select(_) | SetExpr::Query(_) | SetExpr::SetOperation { .. } => FINE,
         }
     }
 

@@ -1,7 +1,8 @@
-//! Statement text as it may be kept (audit, `system.queries`, log): without passwords and secrets, also when the
+//! Statement text as it may be kept (audit, `system.queries`, log): without passwords, tokens and secrets, also when the
 //! statement does not parse.
 
 use datafusion::sql::sqlparser::tokenizer::Token;
+use lazaret_auth::hide_tokens;
 
 use super::tokens::{Tokens, is_word};
 
@@ -13,16 +14,28 @@ const SECRET_KEYS: [&str; 7] = ["secret", "password", "passwd", "token", "key", 
 /// Words after which nothing of a text that cannot be read as tokens is kept.
 const SECRET_WORDS: [&str; 2] = ["password", "secret"];
 
-/// The text with the values of passwords and of options that look secret replaced by `'***'`.
+/// The text with the values of passwords and of options that look secret replaced by `'***'`, and the tokens of service
+/// accounts by `lzt_***`.
 pub fn redact(text: &str) -> String {
+    hide_tokens(without_values(text))
+}
+
+fn without_values(text: &str) -> String {
     let Ok(tokens) = Tokens::of(text) else { return cut_after_secret_word(text) };
     let tokens: Vec<(&Token, (usize, usize))> = tokens.iter().filter(|(token, _)| **token != Token::EOF).collect();
     let mut kept = String::with_capacity(text.len());
     let mut copied = 0;
     let mut statement = 0;
+    // For each bracket that is open, whether it holds options.
+    let mut brackets = Vec::new();
     let mut at = 0;
     while at < tokens.len() {
         let (token, (start, end)) = tokens[at];
+        match token {
+            Token::LParen => brackets.push(at.checked_sub(1).is_some_and(|before| begins_options(tokens[before].0))),
+            Token::RParen => drop(brackets.pop()),
+            _ => {}
+        }
         if *token == Token::SemiColon {
             statement = at + 1;
         } else if is_word(token, "PASSWORD") {
@@ -44,7 +57,9 @@ pub fn redact(text: &str) -> String {
                 copied = end;
                 at += 1;
             }
-        } else if let Some(value) = secret_option(&tokens, at) {
+        } else if brackets.last() == Some(&true)
+            && let Some(value) = secret_option(&tokens, at)
+        {
             let (start, end) = tokens[value].1;
             kept.push_str(&text[copied..start]);
             kept.push_str(HIDDEN);
@@ -61,6 +76,11 @@ pub fn redact(text: &str) -> String {
     }
     kept.push_str(&text[copied..]);
     kept
+}
+
+/// Elsewhere a bracket holds what a query asks, which nobody may hide from the audit under a name that sounds secret.
+fn begins_options(word: &Token) -> bool {
+    is_word(word, "OPTIONS") || is_word(word, "WITH")
 }
 
 fn is_user_statement(before: &[(&Token, (usize, usize))]) -> bool {

@@ -30,6 +30,7 @@ async fn policy_on(server: &Server, object: ObjectId) {
         using: Some("true".into()),
         with_check: None,
         columns: Vec::new(),
+        subqueries: None,
         creator: PrincipalName::local("admin"),
         version: 1,
         comment: None,
@@ -218,7 +219,12 @@ async fn a_view_is_stored_as_written_and_replaced_in_place() {
     let admin = server.client("admin");
     admin.ok("CREATE VIEW v AS SELECT  1 AS a").await;
     let first = server.relation("public.v").unwrap();
-    let text = |query: &str| Definition::View { query: query.into(), catalog: "lazaret".into(), schema: "public".into() };
+    let text = |query: &str| Definition::View {
+        query: query.into(),
+        catalog: "lazaret".into(),
+        schema: "public".into(),
+        owner_groups: Default::default(),
+    };
     assert_eq!(first.definition, text("SELECT  1 AS a"));
     assert_eq!(admin.refused("CREATE VIEW v AS SELECT 2").await.0, AlreadyExists);
     server.grant("ana", Privilege::Select, ObjectId::Table(first.id)).await;
@@ -374,14 +380,18 @@ async fn show_lists_what_is_seen() {
     assert_eq!(admin.shown("SHOW TABLES FROM s").await, ["lazaret s hidden TABLE", "lazaret s t TABLE", "lazaret s v VIEW"]);
     assert_eq!(
         admin.shown("SHOW TABLES IN system").await,
-        ["lazaret system audit SYSTEM TABLE", "lazaret system caches SYSTEM TABLE", "lazaret system settings SYSTEM TABLE"]
+        ["audit", "caches", "grants", "policies", "queries", "sessions", "settings"]
+            .map(|name| format!("lazaret system {name} SYSTEM TABLE"))
     );
     server.grant_columns("ana", Privilege::Select, server.table("s.t"), Some(vec!["id".into()])).await;
     server.grant("ana", Privilege::Select, server.table("s.v")).await;
     let ana = server.client("ana");
     assert_eq!(ana.shown("SHOW TABLES FROM lazaret.s").await, ["lazaret s t TABLE", "lazaret s v VIEW"]);
     assert_eq!(ana.shown("SHOW SCHEMAS").await, ["lazaret information_schema", "lazaret s", "lazaret system"]);
-    assert_eq!(ana.shown("SHOW TABLES IN system").await, ["lazaret system settings SYSTEM TABLE"]);
+    assert_eq!(
+        ana.shown("SHOW TABLES IN system").await,
+        ["grants", "policies", "queries", "sessions", "settings"].map(|name| format!("lazaret system {name} SYSTEM TABLE"))
+    );
     admin.context.warn("a name that nobody knows");
     assert_eq!(admin.shown("SHOW WARNINGS").await, ["a name that nobody knows"]);
     admin.ok("RESET ALL").await;

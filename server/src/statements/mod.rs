@@ -5,7 +5,13 @@ pub mod access;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod catalog_tests;
+mod emergency;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod identity_tests;
+mod kill;
 mod objects;
+mod owners;
 mod schemas;
 pub mod session;
 pub(crate) mod show;
@@ -24,13 +30,17 @@ use lazaret_catalog::lake::Lake;
 use lazaret_catalog::meta::Metadata;
 use lazaret_catalog::namespace::Namespace;
 
+use crate::activity::Activity;
+use crate::emergency::Warden;
 use crate::engine::UpdateOutcome;
 use crate::error::{Error, Result};
-use crate::session::Session;
+use crate::session::{Session, Sessions};
 use crate::sql::Statement;
 use crate::sql::statement::Show;
 
-pub use tables::{begin_create, register_created};
+pub use emergency::set as set_emergency_access;
+pub(crate) use objects::refuse_reserved;
+pub use tables::{abandon_created, begin_create, register_created};
 
 /// What a statement works on.
 #[derive(Clone)]
@@ -40,12 +50,15 @@ pub struct StatementContext {
     pub session: Arc<Session>,
     /// The names of the configured issuers, `local` not among them.
     pub issuers: Arc<[String]>,
+    pub activity: Arc<Activity>,
+    pub sessions: Arc<Sessions>,
+    pub warden: Arc<Warden>,
 }
 
 impl StatementContext {
     /// With which rights the session acts in this state. Ask inside the transaction: time of check is time of commit.
     pub fn authority(&self, state: &dyn AccessReader) -> Authority {
-        Authority::of(state, Arc::clone(self.session.principal()))
+        self.session.authority(state)
     }
 
     /// Leaves a warning for SHOW WARNINGS.
@@ -54,29 +67,46 @@ impl StatementContext {
     }
 }
 
-/// The schema of the rows that SHOW and DESCRIBE answer with; `None` for a statement without rows.
+/// The schema of the rows that SHOW, DESCRIBE and EXPLAIN POLICY answer with; `None` for a statement without rows.
 pub fn result_schema(statement: &Statement) -> Option<SchemaRef> {
     match statement {
+        Statement::Show(Show::EmergencyAccess) => Some(emergency::schema()),
         Statement::Show(wanted) => show::schema_of(wanted).or_else(|| access::result_schema(wanted)),
         Statement::Describe { .. } => Some(show::describe_schema()),
+        Statement::ExplainPolicy(_) => Some(access::explain_policy_schema()),
+        Statement::CreateToken { .. } => Some(access::new_token_schema()),
         _ => None,
     }
 }
 
-/// Answers SHOW and DESCRIBE, out of what the namespace shows this principal.
+/// Whether it has rows, and changes the server all the same: [`run`] gives them.
+pub fn changes_and_answers(statement: &Statement) -> bool {
+    matches!(statement, Statement::CreateToken { .. })
+}
+
+/// Answers SHOW, DESCRIBE and EXPLAIN POLICY, out of what the namespace shows this principal.
 pub async fn rows(context: &StatementContext, namespace: &Namespace, statement: &Statement) -> Result<RecordBatch> {
     match statement {
-        Statement::Show(wanted @ (Show::Users | Show::Roles | Show::Grants(_) | Show::Policies(_))) => {
-            access::rows(context, namespace.state(), wanted)
-        }
+        Statement::Show(Show::EmergencyAccess) => emergency::show(context, namespace.state()),
+        Statement::Show(
+            wanted @ (Show::Users
+            | Show::Tokens(_)
+            | Show::Roles
+            | Show::Grants(_)
+            | Show::Policies(_)
+            | Show::MaskingPolicies(_)
+            | Show::EffectivePolicies { .. }),
+        ) => access::rows(context, namespace.state(), wanted),
+        Statement::ExplainPolicy(explain) => access::explain_policy(context, namespace.state(), explain),
         Statement::Show(wanted) => show::show(context, namespace, wanted).await,
         Statement::Describe { name } => show::describe(context, namespace, name).await,
         _ => Err(Error::internal("a statement without rows was asked for rows")),
     }
 }
 
-/// Runs a statement that has no rows, exactly once. The engine comes with CREATE VIEW when it has planned the query, and
-/// keeps CREATE TABLE AS to itself: it calls [`begin_create`], writes, and calls [`register_created`].
+/// Runs a statement that has no rows, or is made once with them, exactly once. The engine comes with CREATE VIEW when it has planned the query, and
+/// keeps CREATE TABLE AS to itself: it calls [`begin_create`], writes, and calls [`register_created`]. So it does with
+/// SET EMERGENCY ACCESS, whose id is in the start record.
 pub async fn run(context: &StatementContext, statement: &Statement) -> Result<UpdateOutcome> {
     context.session.state.lock().warnings.clear();
     match statement {
@@ -84,13 +114,19 @@ pub async fn run(context: &StatementContext, statement: &Statement) -> Result<Up
         Statement::DropSchema { name, if_exists, cascade } => schemas::drop(context, name, *if_exists, *cascade).await,
         Statement::CreateExternalTable(create) => tables::create_external(context, create).await,
         Statement::CreateView(create) => views::create(context, create).await,
-        Statement::Drop { kind, name, if_exists } => tables::drop(context, *kind, name, *if_exists).await,
+        Statement::Drop { kind, name, if_exists, cascade } => tables::drop(context, *kind, name, *if_exists, *cascade).await,
         Statement::Use { catalog, schema } => session::use_schema(context, catalog, schema.as_ref()).await,
         Statement::Set { name, value } => session::set(context, name, value),
         Statement::Reset { name } => session::reset(context, name.as_deref()),
+        Statement::EndEmergencyAccess { id } => emergency::end(context, id.as_deref()).await,
+        Statement::Kill { what, id } => kill::kill(context, *what, id),
+        Statement::SetRole(choice) => session::set_role(context, choice),
+        Statement::SetOwner { kind, name, owner } => owners::set(context, *kind, name, owner).await,
+        Statement::CreateToken { name, user, expiry } => access::create_token(context, name, user, *expiry).await,
         Statement::CreateUser { .. }
         | Statement::AlterUser { .. }
         | Statement::DropUser { .. }
+        | Statement::DropToken { .. }
         | Statement::CreateRole { .. }
         | Statement::DropRole { .. }
         | Statement::GrantRole { .. }
@@ -99,9 +135,17 @@ pub async fn run(context: &StatementContext, statement: &Statement) -> Result<Up
         | Statement::Revoke(_)
         | Statement::CreatePolicy(_)
         | Statement::DropPolicy { .. }
+        | Statement::CreateMaskingPolicy(_)
+        | Statement::DropMaskingPolicy { .. }
         | Statement::RowLevelSecurity { .. } => access::run(context, statement).await,
-        Statement::Query(_) | Statement::Explain(_) | Statement::CreateTableAs(_) | Statement::Describe { .. } | Statement::Show(_) => {
-            Err(Error::internal("a statement that the engine runs in another way"))
-        }
+        Statement::Query(_)
+        | Statement::Explain(_)
+        | Statement::ExecuteAs(_)
+        | Statement::ExplainPolicy(_)
+        | Statement::CreateTableAs(_)
+        | Statement::SetEmergencyAccess(_)
+        | Statement::Insert(_)
+        | Statement::Describe { .. }
+        | Statement::Show(_) => Err(Error::internal("a statement that the engine runs in another way")),
     }
 }

@@ -4,8 +4,13 @@ use std::fmt::Display;
 use std::sync::Arc;
 
 use lazaret_auth::grant::{authorize, authorize_system, is_visible};
-use lazaret_auth::{Authority, Denied, GrantId, Grantee, ObjectId, ObjectPath, Privilege, PrivilegeGrant, SystemPrivilege};
-use lazaret_catalog::meta::{Catalog, Change, ChangeError, Definition, Entity, Relation, Schema, State, StateError, StoreError};
+use lazaret_auth::{
+    AccessReader, Authority, CredentialKind, Denied, GrantId, Grantee, GroupName, ObjectId, ObjectPath, Principal, PrincipalName,
+    Privilege, PrivilegeGrant, SystemPrivilege,
+};
+use lazaret_catalog::meta::{
+    Catalog, Change, ChangeError, Definition, Entity, EntityId, Relation, Schema, State, StateError, StoreError, User,
+};
 
 use super::StatementContext;
 use crate::error::{Error, ErrorKind, Position, Result};
@@ -111,7 +116,7 @@ pub(super) fn schema_to_create_in<'a>(state: &'a State, rights: &Authority, path
 }
 
 /// The reserved schemas are the server's own.
-pub(super) fn refuse_reserved(schema: &str, position: Position) -> Result<()> {
+pub(crate) fn refuse_reserved(schema: &str, position: Position) -> Result<()> {
     if is_reserved_schema(schema) {
         return Err(Error::invalid(format!("schema \"{schema}\" is reserved")).at(position.line, position.column));
     }
@@ -149,7 +154,58 @@ pub(super) async fn try_change<F>(context: &StatementContext, mut decide: F) -> 
 where
     F: FnMut(&State, &Authority) -> Result<Vec<Change>>,
 {
-    context.metadata.change(|state| decide(state, &context.authority(state))).await
+    let decide = |state: &State| {
+        let changes = decide(state, &context.authority(state))?;
+        keeps_somebody_who_manages_users(state, &changes)?;
+        Ok(changes)
+    };
+    context.metadata.change(decide).await
+}
+
+/// Nobody could give that privilege back: not even the configuration, which makes the admin at the first start only.
+fn keeps_somebody_who_manages_users(state: &State, changes: &[Change]) -> Result<()> {
+    let concerns_access = |change: &Change| match change {
+        Change::Put(entity) => matches!(entity, Entity::User(_) | Entity::PrivilegeGrant(_)),
+        Change::Delete(id) => matches!(id, EntityId::User(_) | EntityId::Role(_) | EntityId::RoleGrant(_) | EntityId::PrivilegeGrant(_)),
+    };
+    if !changes.iter().any(concerns_access) || !somebody_manages_users(state) {
+        return Ok(());
+    }
+    match state.apply(changes) {
+        Ok(next) if !somebody_manages_users(&next) => {
+            Err(Error::new(ErrorKind::FailedPrecondition, "nobody would be left who holds MANAGE USERS; nothing was changed"))
+        }
+        // Whatever else is wrong with the change is said where it is made.
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+/// A local user who can sign in, or somebody of an identity provider.
+fn somebody_manages_users(state: &State) -> bool {
+    let wanted = Privilege::System(SystemPrivilege::ManageUsers);
+    let manages = |authority: &Authority| authorize_system(state, authority, wanted).is_ok();
+    let stored = |name: &PrincipalName| manages(&Authority::stored(state, name));
+    let is_local = |user: &Arc<User>| user.enabled && user.password_hash.is_some() && stored(&PrincipalName::local(&user.name));
+    let foreign = |grantee: &Grantee| match grantee {
+        Grantee::User(name) => !name.is_local() && stored(name),
+        Grantee::Group(group) => manages(&Authority::of(state, Arc::new(member_of(group)))),
+        Grantee::Role(_) | Grantee::All => false,
+    };
+    let mut grantees =
+        state.role_grants().map(|grant| &grant.grantee).chain(state.grants_on(ObjectId::System).iter().map(|grant| &grant.grantee));
+    state.users().any(is_local) || grantees.any(foreign)
+}
+
+/// Somebody of whom nothing is known but the group.
+fn member_of(group: &GroupName) -> Principal {
+    Principal {
+        name: PrincipalName::new(group.issuer.clone(), ""),
+        groups: [group.clone()].into(),
+        claims: Default::default(),
+        credential: CredentialKind::ForeignToken,
+        token_id: None,
+        expires_at: None,
+    }
 }
 
 /// Whether nothing was changed for certain.

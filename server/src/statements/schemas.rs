@@ -6,7 +6,7 @@ use lazaret_catalog::meta::{Change, Entity, EntityId, Schema};
 
 use super::StatementContext;
 use super::objects::{already_exists, change, creators_grant, find_catalog, find_schema, refuse_reserved, require};
-use super::tables::{managed_tables, remove_files};
+use super::tables::{loses_policies, managed_tables, remove_files};
 use crate::engine::UpdateOutcome;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sql::ObjectName;
@@ -51,9 +51,14 @@ pub async fn drop(context: &StatementContext, name: &ObjectName, if_exists: bool
                 // Which one stays unsaid: it may be hidden.
                 return Err(Error::denied(format!("MANAGE on everything in schema \"{path}\" is required")));
             }
+            if loses_policies(state, rights, table, relation) {
+                return Err(Error::denied(format!("MANAGE POLICIES on everything in schema \"{path}\" is required")));
+            }
         }
         managed.extend(managed_tables(state.relations_in(schema.id)));
-        Ok(state.cascade(EntityId::Schema(schema.id)))
+        let mut changes = state.cascade(EntityId::Schema(schema.id));
+        changes.extend(managed.iter().copied().map(Entity::Leftover).map(Change::Put));
+        Ok(changes)
     })
     .await?;
     remove_files(context, &managed).await;

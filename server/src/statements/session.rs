@@ -1,16 +1,18 @@
-//! USE, SET and RESET: what a session keeps between its statements.
+//! USE, SET, SET ROLE and RESET: what a session keeps between its statements.
 
 use std::time::Duration;
 
 use datafusion::prelude::SessionConfig;
+use lazaret_auth::ActiveRoles;
 use lazaret_catalog::meta::DEFAULT_SCHEMA;
 
 use super::StatementContext;
 use super::objects::{find_catalog, find_schema};
 use crate::engine::UpdateOutcome;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Position, Result};
 use crate::session::{Session, SessionState};
 use crate::sql::names::is_reserved_schema;
+use crate::sql::statement::RoleChoice;
 use crate::sql::{Ident, SchemaPath};
 
 /// More partitions than any machine that we know has cores only cost memory.
@@ -60,7 +62,27 @@ pub fn reset(context: &StatementContext, name: Option<&str>) -> Result<UpdateOut
     Ok(UpdateOutcome::default())
 }
 
-fn must_keep_state(session: &Session) -> Result<()> {
+/// Which of the roles that are held count for what the session may do; what binds stays bound.
+pub fn set_role(context: &StatementContext, choice: &RoleChoice) -> Result<UpdateOutcome> {
+    let state = context.metadata.current();
+    let roles = match choice {
+        RoleChoice::All => ActiveRoles::All,
+        RoleChoice::None => ActiveRoles::None,
+        RoleChoice::Only(name) => {
+            let rights = context.authority(state.as_ref());
+            let role = state.role(name.as_str()).filter(|role| rights.held_roles().contains(&role.id));
+            // The same words for a role that is there and for one that is not.
+            let Position { line, column } = name.position;
+            let not_held = || Error::new(ErrorKind::NotFound, format!("role \"{name}\" not found among those that you hold"));
+            ActiveRoles::Only(role.ok_or_else(|| not_held().at(line, column))?.id)
+        }
+    };
+    must_keep_state(&context.session)?;
+    context.session.state.lock().active_roles = roles;
+    Ok(UpdateOutcome::default())
+}
+
+pub(super) fn must_keep_state(session: &Session) -> Result<()> {
     if session.keeps_state() {
         return Ok(());
     }

@@ -46,7 +46,14 @@ pub fn schema_of(show: &Show) -> Option<SchemaRef> {
         Show::CreateTable(_) => texts(DEFINITIONS),
         Show::Settings => texts(SETTINGS),
         Show::Warnings => texts(WARNINGS),
-        Show::Users | Show::Roles | Show::Grants(_) | Show::Policies(_) => return None,
+        Show::Users
+        | Show::Tokens(_)
+        | Show::Roles
+        | Show::Grants(_)
+        | Show::Policies(_)
+        | Show::MaskingPolicies(_)
+        | Show::EmergencyAccess
+        | Show::EffectivePolicies { .. } => return None,
     })
 }
 
@@ -87,7 +94,14 @@ pub async fn show(context: &StatementContext, namespace: &Namespace, show: &Show
             let warnings = context.session.state.lock().warnings.clone();
             batch(WARNINGS, warnings.into_iter().map(|warning| [Some(warning)]).collect())
         }
-        Show::Users | Show::Roles | Show::Grants(_) | Show::Policies(_) => Err(Error::internal("a SHOW that is answered elsewhere")),
+        Show::Users
+        | Show::Tokens(_)
+        | Show::Roles
+        | Show::Grants(_)
+        | Show::Policies(_)
+        | Show::MaskingPolicies(_)
+        | Show::EmergencyAccess
+        | Show::EffectivePolicies { .. } => Err(Error::internal("a SHOW that is answered elsewhere")),
     }
 }
 
@@ -181,7 +195,7 @@ async fn definition(context: &StatementContext, namespace: &Namespace, path: &Re
     match &relation.definition {
         Definition::View { query, .. } if manages => Ok(format!("CREATE VIEW {name} AS {query}")),
         Definition::View { .. } => Err(Error::denied(format!("MANAGE on view \"{path}\" is required"))),
-        Definition::Table { format, location, managed, options } => {
+        Definition::Table { format, location, managed, options, .. } => {
             if !managed && manages {
                 return Ok(external_table(&name, *format, location, options));
             }

@@ -1,6 +1,7 @@
 //! A server of statements on a new metadata store and a new lake, for tests.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use arrow::array::{Int32Array, RecordBatch, StringArray};
 use arrow::util::pretty::pretty_format_batches;
@@ -8,7 +9,7 @@ use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::prelude::SessionConfig;
 use futures::stream;
 use lazaret_auth::{
-    CredentialKind, GrantId, Grantee, ObjectId, Principal, PrincipalName, Privilege, PrivilegeGrant, SystemPrivilege, TableId,
+    CredentialKind, EmergencyId, GrantId, Grantee, ObjectId, Principal, PrincipalName, Privilege, PrivilegeGrant, SystemPrivilege, TableId,
 };
 use lazaret_catalog::caches::{CacheLimits, Caches};
 use lazaret_catalog::governed::session_config;
@@ -18,11 +19,13 @@ use lazaret_catalog::namespace::{Namespace, TableOpener};
 use lazaret_catalog::stores::{Stores, StoresConfig};
 use lazaret_catalog::write::{CreatedTable, NewTable, create_table_as};
 
-use super::{StatementContext, begin_create, register_created, rows, run};
-use crate::audit::{AuditConfig, AuditLog};
+use super::{StatementContext, begin_create, register_created, rows, run, set_emergency_access};
+use crate::activity::Activity;
+use crate::audit::{AuditConfig, AuditKey, AuditLog};
+use crate::emergency::Warden;
 use crate::engine::UpdateOutcome;
 use crate::error::{Error, ErrorKind};
-use crate::session::{Caller, Session, SessionState};
+use crate::session::{Caller, Session, SessionState, Sessions};
 use crate::sql::{self, DEFAULT_STATEMENT_BYTES, Statement};
 use crate::system::{SystemSources, reserved_schemas};
 
@@ -31,6 +34,9 @@ pub struct Server {
     pub metadata: Arc<Metadata>,
     pub lake: Arc<Lake>,
     pub audit: AuditLog,
+    pub activity: Arc<Activity>,
+    pub sessions: Arc<Sessions>,
+    pub warden: Arc<Warden>,
 }
 
 /// One client: a session and what it works on.
@@ -54,8 +60,11 @@ impl Server {
         let metadata = Metadata::open(Arc::new(MemoryStore::new())).await.unwrap();
         metadata.bootstrap("hash").await.unwrap();
         let lake = Lake::new(Arc::new(stores), Arc::new(Caches::new(CacheLimits::default())));
-        let audit = AuditLog::open(&folder.path().join("audit"), AuditConfig::new(1)).unwrap();
-        Self { folder, metadata: Arc::new(metadata), lake: Arc::new(lake), audit }
+        let audit = AuditLog::open(&folder.path().join("audit"), AuditConfig::new(1, AuditKey::new([1; 32]))).unwrap();
+        let sessions = Arc::new(Sessions::new(100, SessionState::new("lazaret", "public")));
+        let metadata = Arc::new(metadata);
+        let warden = Warden::new(Arc::clone(&metadata), audit.clone(), Arc::default(), SystemTime::now);
+        Self { folder, metadata, lake: Arc::new(lake), audit, activity: Arc::default(), sessions, warden: Arc::new(warden) }
     }
 
     pub fn client(&self, user: &str) -> Client<'_> {
@@ -65,9 +74,19 @@ impl Server {
             client_address: None,
             client_driver: None,
         };
-        let session = Session::new(caller, SessionState::new("lazaret", "public"));
-        let (metadata, lake) = (Arc::clone(&self.metadata), Arc::clone(&self.lake));
-        Client { server: self, context: StatementContext { metadata, lake, session, issuers: Arc::new([]) } }
+        Client { server: self, context: self.context(Session::new(caller, SessionState::new("lazaret", "public")), Arc::new([])) }
+    }
+
+    pub fn context(&self, session: Arc<Session>, issuers: Arc<[String]>) -> StatementContext {
+        StatementContext {
+            metadata: Arc::clone(&self.metadata),
+            lake: Arc::clone(&self.lake),
+            session,
+            issuers,
+            activity: Arc::clone(&self.activity),
+            sessions: Arc::clone(&self.sessions),
+            warden: Arc::clone(&self.warden),
+        }
     }
 
     pub async fn grant(&self, user: &str, privilege: Privilege, object: ObjectId) {
@@ -153,13 +172,22 @@ impl Client<'_> {
         let state = self.server.state();
         let rights = self.context.authority(state.as_ref());
         let config = session_config(SessionConfig::new());
-        let template = SessionStateBuilder::new().with_default_features().with_config(config).build();
+        let template = SessionStateBuilder::new()
+            .with_default_features()
+            .with_config(config)
+            .with_physical_optimizer_rules(lazaret_catalog::governed::physical_rules())
+            .build();
         let (catalog, schema) = {
             let session = self.context.session.state.lock();
             (session.catalog.clone(), session.schema.clone())
         };
         let mut namespace = Namespace::new(state, rights.clone(), opener, template, &catalog, &schema).unwrap();
-        let sources = SystemSources { caches: Arc::clone(self.server.lake.caches()), audit: self.server.audit.clone() };
+        let sources = SystemSources {
+            caches: Arc::clone(self.server.lake.caches()),
+            audit: self.server.audit.clone(),
+            activity: Arc::clone(&self.server.activity),
+            sessions: Arc::clone(&self.server.sessions),
+        };
         for (name, provider) in reserved_schemas(&namespace, &rights, &self.context.session, &sources) {
             namespace = namespace.with_reserved_schema(name, provider);
         }
@@ -169,6 +197,9 @@ impl Client<'_> {
     /// CREATE TABLE AS is given two rows in the place of its query.
     pub async fn run(&self, text: &str) -> Result<UpdateOutcome, Error> {
         let statement = sql::parse(text, DEFAULT_STATEMENT_BYTES)?;
+        if let Statement::SetEmergencyAccess(set) = &statement {
+            return set_emergency_access(&self.context, EmergencyId::generate(), set).await;
+        }
         let Statement::CreateTableAs(create) = &statement else { return run(&self.context, &statement).await };
         let Some(id) = begin_create(&self.context, create).await? else { return Ok(UpdateOutcome::default()) };
         let created = write(self.server.lake.stores(), id).await;

@@ -19,7 +19,8 @@ pub async fn create(context: &StatementContext, create: &CreateView) -> Result<U
     }
     let definition = {
         let session = context.session.state.lock();
-        Definition::View { query: create.query.text.clone(), catalog: session.catalog.clone(), schema: session.schema.clone() }
+        let (catalog, schema) = (session.catalog.clone(), session.schema.clone());
+        Definition::View { query: create.query.text.clone(), catalog, schema, owner_groups: context.session.principal().groups.clone() }
     };
     let id = TableId::generate();
     change(context, |state, rights| {

@@ -13,7 +13,7 @@ use datafusion::catalog::{CatalogProviderList, SchemaProvider, TableProvider};
 use futures::{FutureExt, StreamExt, stream};
 use lazaret_auth::grant::authorize;
 use lazaret_auth::{ObjectPath, Privilege};
-use lazaret_catalog::meta::{Catalog, Definition};
+use lazaret_catalog::meta::{Catalog, Definition, TableFormat};
 
 use super::Viewer;
 use super::computed::{Computed, Wanted};
@@ -194,6 +194,8 @@ struct Listed {
     name: String,
     /// As the standard has it: `BASE TABLE` or `VIEW`, and `SYSTEM TABLE` for our own.
     table_type: &'static str,
+    /// Whether it is of the kind that takes rows, whoever adds them.
+    insertable: bool,
 }
 
 impl Viewer {
@@ -226,12 +228,12 @@ impl Viewer {
         for catalog in self.namespace.visible_catalogs() {
             for schema in self.namespace.visible_schemas(catalog) {
                 for relation in self.namespace.visible_relations(schema) {
-                    let table_type = match relation.definition {
-                        Definition::Table { .. } => "BASE TABLE",
-                        Definition::View { .. } => "VIEW",
+                    let (table_type, insertable) = match relation.definition {
+                        Definition::Table { format, .. } => ("BASE TABLE", format == TableFormat::Delta),
+                        Definition::View { .. } => ("VIEW", false),
                     };
                     let (catalog, schema, name) = (catalog.name.clone(), schema.name.clone(), relation.name.clone());
-                    tables.push(Listed { catalog, schema, name, table_type });
+                    tables.push(Listed { catalog, schema, name, table_type, insertable });
                 }
             }
             tables.extend(self.reserved_tables(catalog));
@@ -250,6 +252,7 @@ impl Viewer {
                 schema: schema.clone(),
                 name,
                 table_type: "SYSTEM TABLE",
+                insertable: false,
             })
         };
         self.namespace.reserved_schemas().flat_map(listed).collect()
@@ -305,8 +308,9 @@ impl Listed {
 }
 
 fn table_row(table: &Listed) -> Vec<Cell> {
-    let Listed { catalog, schema, name, table_type } = table;
-    vec![catalog.as_str().into(), schema.as_str().into(), name.as_str().into(), (*table_type).into(), NO.into()]
+    let Listed { catalog, schema, name, table_type, insertable } = table;
+    let insertable = if *insertable { YES } else { NO };
+    vec![catalog.as_str().into(), schema.as_str().into(), name.as_str().into(), (*table_type).into(), insertable.into()]
 }
 
 fn column_row(table: &Listed, field: &Field, position: i32) -> Vec<Cell> {

@@ -7,6 +7,7 @@ mod server;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests;
+mod work;
 
 use std::sync::Arc;
 
@@ -15,8 +16,9 @@ use lazaret_auth::Authority;
 use lazaret_catalog::caches::Caches;
 use lazaret_catalog::namespace::Namespace;
 
+use crate::activity::Activity;
 use crate::audit::AuditLog;
-use crate::session::Session;
+use crate::session::{Session, Sessions};
 use information_schema::InformationSchema;
 use server::ServerSchema;
 
@@ -28,6 +30,8 @@ const SYSTEM: &str = "system";
 pub struct SystemSources {
     pub caches: Arc<Caches>,
     pub audit: AuditLog,
+    pub activity: Arc<Activity>,
+    pub sessions: Arc<Sessions>,
 }
 
 /// One who asks, and what it sees.

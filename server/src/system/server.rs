@@ -10,17 +10,24 @@ use datafusion::catalog::{SchemaProvider, TableProvider};
 use datafusion::error::Result;
 use futures::FutureExt;
 use lazaret_auth::grant::authorize_system;
-use lazaret_auth::{Privilege, SystemPrivilege};
+use lazaret_auth::{Authority, Privilege, SystemPrivilege};
+use lazaret_catalog::meta::State;
 
 use super::computed::Computed;
+use super::work::{self, Watched};
 use super::{SystemSources, Viewer};
 use crate::audit::audit_table;
 use crate::error::Error;
 use crate::session::Session;
+use crate::statements::access;
 use crate::statements::session::shown_settings;
 
 const AUDIT: &str = "audit";
 const CACHES: &str = "caches";
+const GRANTS: &str = "grants";
+const POLICIES: &str = "policies";
+const QUERIES: &str = "queries";
+const SESSIONS: &str = "sessions";
 const SETTINGS: &str = "settings";
 
 pub(super) struct ServerSchema {
@@ -35,7 +42,8 @@ impl ServerSchema {
             AUDIT => self.holds(SystemPrivilege::ReadAudit),
             // Misses count the files that a query reads below its row policy.
             CACHES => self.holds(SystemPrivilege::ManageQueries),
-            SETTINGS => true,
+            // These have rows for everyone: each chooses them by who asks.
+            GRANTS | POLICIES | QUERIES | SESSIONS | SETTINGS => true,
             _ => false,
         }
     }
@@ -65,6 +73,29 @@ impl ServerSchema {
         })
     }
 
+    /// As SHOW GRANTS, and SHOW POLICIES with SHOW MASKING POLICIES.
+    fn access(&self, schema: SchemaRef, rows: fn(&State, &Authority) -> crate::error::Result<RecordBatch>) -> Computed {
+        let viewer = self.viewer.clone();
+        Computed::new(schema, move |_| {
+            let batch = rows(viewer.namespace.state(), &viewer.rights);
+            async move { batch }.boxed()
+        })
+    }
+
+    /// What runs, and who is here: one's own, or everyone's.
+    fn work(
+        &self,
+        schema: SchemaRef,
+        rows: impl Fn(&Watched<'_>) -> crate::error::Result<RecordBatch> + Send + Sync + 'static,
+    ) -> Computed {
+        let (viewer, sources) = (self.viewer.clone(), self.sources.clone());
+        let sees_all = self.holds(SystemPrivilege::ManageQueries);
+        Computed::new(schema, move |_| {
+            let batch = rows(&Watched { viewer: &viewer, sources: &sources, sees_all });
+            async move { batch }.boxed()
+        })
+    }
+
     fn settings(&self) -> Computed {
         let session = Arc::clone(&self.session);
         Computed::new(settings_schema(), move |_| {
@@ -89,7 +120,11 @@ impl fmt::Debug for ServerSchema {
 #[async_trait]
 impl SchemaProvider for ServerSchema {
     fn table_names(&self) -> Vec<String> {
-        [AUDIT, CACHES, SETTINGS].into_iter().filter(|name| self.shows(name)).map(str::to_owned).collect()
+        [AUDIT, CACHES, GRANTS, POLICIES, QUERIES, SESSIONS, SETTINGS]
+            .into_iter()
+            .filter(|name| self.shows(name))
+            .map(str::to_owned)
+            .collect()
     }
 
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
@@ -97,6 +132,10 @@ impl SchemaProvider for ServerSchema {
             _ if !self.shows(name) => None,
             AUDIT => Some(audit_table(&self.sources.audit)?),
             CACHES => Some(Arc::new(self.caches())),
+            GRANTS => Some(Arc::new(self.access(access::all_grants_schema(), access::all_grants))),
+            POLICIES => Some(Arc::new(self.access(access::all_policies_schema(), access::all_policies))),
+            QUERIES => Some(Arc::new(self.work(work::queries_schema(), work::queries))),
+            SESSIONS => Some(Arc::new(self.work(work::sessions_schema(), work::sessions))),
             SETTINGS => Some(Arc::new(self.settings())),
             _ => None,
         })

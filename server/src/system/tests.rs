@@ -6,11 +6,14 @@ use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::error::DataFusionError;
 use datafusion::prelude::SessionContext;
-use lazaret_auth::{Privilege, SystemPrivilege, TableId};
+use lazaret_auth::{CredentialKind, Principal, PrincipalName, Privilege, SystemPrivilege, TableId};
 use lazaret_catalog::lake::{Lake, LakeError, OpenTable, TableSource};
 use lazaret_catalog::namespace::TableOpener;
 use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
 
+use crate::activity::Facts;
+use crate::session::Caller;
 use crate::statements::testing::{Client, Server, lines};
 
 /// The lake, which writes down what it opens.
@@ -70,8 +73,8 @@ async fn tables_and_schemata_are_those_that_are_seen() {
     assert_eq!(query(&ana, tables).await, ["s t BASE TABLE"]);
     assert_eq!(query(&ana, schemata).await, ["lazaret information_schema", "lazaret s admin", "lazaret system"]);
     let system = "SELECT table_name FROM information_schema.tables WHERE table_schema = 'system' ORDER BY 1";
-    assert_eq!(query(&ana, system).await, ["settings"]);
-    assert_eq!(query(&admin, system).await, ["audit", "caches", "settings"]);
+    assert_eq!(query(&ana, system).await, ["grants", "policies", "queries", "sessions", "settings"]);
+    assert_eq!(query(&admin, system).await, ["audit", "caches", "grants", "policies", "queries", "sessions", "settings"]);
     for empty in ["table_constraints", "key_column_usage", "referential_constraints"] {
         assert_eq!(query(&ana, &format!("SELECT count(*) FROM information_schema.{empty}")).await, ["0"]);
     }
@@ -125,6 +128,71 @@ async fn a_view_on_information_schema_has_columns_and_shows_the_readers_tables()
     assert_eq!(query(&admin, columns).await, ["table_name"]);
     server.grant("ana", Privilege::Select, server.table("s.w")).await;
     assert_eq!(query(&server.client("ana"), "SELECT * FROM s.w").await, ["w"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn access_is_shown_as_show_shows_it() {
+    let server = server().await;
+    let admin = server.client("admin");
+    for statement in [
+        "CREATE POLICY p ON TABLE s.t TO ALL USING (id = 1)",
+        "CREATE POLICY q ON TABLE s.u TO USER ana USING (id = 2)",
+        "CREATE MASKING POLICY m ON TABLE s.u (name) TO ALL USING ACTION mask_alphanum",
+    ] {
+        admin.ok(statement).await;
+    }
+    server.grant("ana", Privilege::Select, server.table("s.t")).await;
+    server.grant("dpo", Privilege::ManagePolicies, server.table("s.u")).await;
+    for user in ["admin", "ana", "dpo", "nobody"] {
+        let client = server.client(user);
+        let grants = "SELECT * FROM system.grants ORDER BY object_type, object, grantee_type, grantee, privilege";
+        assert_eq!(query(&client, grants).await, client.shown("SHOW GRANTS").await, "{user}");
+        let names = |lines: Vec<String>| lines.iter().map(|line| line.split(' ').next().unwrap().to_owned()).collect::<Vec<_>>();
+        let shown = [names(client.shown("SHOW POLICIES").await), names(client.shown("SHOW MASKING POLICIES").await)].concat();
+        assert_eq!(query(&client, "SELECT policy FROM system.policies").await, shown, "{user}");
+    }
+    let dpo = server.client("dpo");
+    assert_eq!(
+        query(&dpo, "SELECT policy, type, object_type, object, columns, priority FROM system.policies ORDER BY policy").await,
+        ["m MASKING TABLE lazaret.s.u name 0", "q ROW TABLE lazaret.s.u"]
+    );
+    assert!(query(&server.client("ana"), "SELECT * FROM system.policies").await.is_empty());
+}
+
+#[tokio::test]
+async fn statements_and_sessions_are_ones_own_or_need_manage_queries() {
+    let server = server().await;
+    let facts = |who: &str| Facts {
+        statement_id: format!("of_{who}"),
+        session_id: "s".to_owned(),
+        principal: PrincipalName::local(who),
+        client_address: None,
+        client_driver: None,
+        statement: "SELECT 1".to_owned(),
+        emergency: None,
+    };
+    let session = CancellationToken::new();
+    let running = ["ana", "rui"].map(|who| server.activity.begin(facts(who), &session));
+    let caller = |who: &str| Caller {
+        principal: Arc::new(Principal::local_user(who, CredentialKind::Password, None, None)),
+        session_key: Some("k".to_owned()),
+        client_address: None,
+        client_driver: None,
+    };
+    for who in ["ana", "rui"] {
+        server.sessions.resolve(caller(who)).unwrap();
+    }
+    let statements = "SELECT statement_id, state FROM system.queries ORDER BY 1";
+    let sessions = "SELECT principal, schema FROM system.sessions ORDER BY 1";
+    assert_eq!(query(&server.client("ana"), statements).await, ["of_ana running"]);
+    assert_eq!(query(&server.client("ana"), sessions).await, ["ana public"]);
+    assert!(query(&server.client("eva"), statements).await.is_empty());
+    assert!(query(&server.client("eva"), sessions).await.is_empty());
+    server.grant_system("eva", SystemPrivilege::ManageQueries).await;
+    assert_eq!(query(&server.client("eva"), statements).await, ["of_ana running", "of_rui running"]);
+    assert_eq!(query(&server.client("eva"), sessions).await, ["ana", "rui"], "the schema is not there for eva");
+    drop(running);
+    assert_eq!(query(&server.client("rui"), statements).await, ["of_rui cancelled"]);
 }
 
 #[tokio::test]

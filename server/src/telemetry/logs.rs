@@ -17,7 +17,8 @@ pub enum LogError {
 /// Once per process.
 pub fn start_logs(config: &Log) -> Result<(), LogError> {
     let filter = EnvFilter::try_new(&config.filter)?;
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    // Where standard error cannot be written, its own complaint about that would go there too, and panic.
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).log_internal_errors(false);
     let result = if config.format == "json" {
         logs.json().flatten_event(true).try_init()
     } else {

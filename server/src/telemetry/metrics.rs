@@ -73,6 +73,8 @@ pub struct Metrics {
     running: AtomicU64,
     rows_returned: AtomicU64,
     bytes_returned: AtomicU64,
+    emergencies: AtomicU64,
+    emergency_statements: AtomicU64,
     started: SystemTime,
     sources: RwLock<Vec<Source>>,
 }
@@ -86,6 +88,8 @@ impl Default for Metrics {
             running: AtomicU64::new(0),
             rows_returned: AtomicU64::new(0),
             bytes_returned: AtomicU64::new(0),
+            emergencies: AtomicU64::new(0),
+            emergency_statements: AtomicU64::new(0),
             started: SystemTime::now(),
             sources: RwLock::new(Vec::new()),
         }
@@ -118,6 +122,16 @@ impl Metrics {
     pub fn returned(&self, rows: u64, bytes: u64) {
         self.rows_returned.fetch_add(rows, Ordering::Relaxed);
         self.bytes_returned.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Row policies and masks have been lifted for somebody.
+    pub fn emergency_began(&self) {
+        self.emergencies.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A statement was let in under emergency access.
+    pub fn emergency_statement(&self) {
+        self.emergency_statements.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Adds figures that are kept elsewhere (sessions, caches, object stores): asked whenever the metrics are read.
@@ -176,6 +190,16 @@ impl Metrics {
             "lazaret_bytes_returned_total",
             "Bytes of rows sent to clients.",
             &[Sample::plain(float(self.bytes_returned.load(Ordering::Relaxed)))],
+        );
+        out.counter(
+            "lazaret_emergency_accesses_total",
+            "Emergency accesses that began.",
+            &[Sample::plain(float(self.emergencies.load(Ordering::Relaxed)))],
+        );
+        out.counter(
+            "lazaret_emergency_statements_total",
+            "Statements that were let in under emergency access.",
+            &[Sample::plain(float(self.emergency_statements.load(Ordering::Relaxed)))],
         );
         out.head("lazaret_statement_duration_seconds", "How long statements took.", "histogram");
         for (index, kind) in KINDS.iter().enumerate() {

@@ -41,14 +41,14 @@ pub(super) fn read(
     let paths = string_column(&batch, "path").ok_or_else(|| corrupt("an added file has no path"))?;
     let sizes =
         batch.column_by_name("size").and_then(|column| column.as_primitive_opt::<Int64Type>()).ok_or_else(|| corrupt("no sizes"))?;
-    let vectors = batch.column_by_name("deletionVector").and_then(|column| column.as_struct_opt());
+    let vectors = batch.column_by_name("deletionVector").and_then(|column| column.as_struct_opt()).map(Vectors::new);
     let resolver = Resolver { stores, location, log: &log_name };
 
     let mut files = Vec::with_capacity(batch.num_rows());
     for row in 0..batch.num_rows() {
         let size_bytes = u64::try_from(sizes.value(row)).map_err(|_| corrupt("a file of negative size"))?;
         let (store, path) = resolver.data_file(paths.value(row))?;
-        let deletes = match vectors.filter(|vectors| vectors.is_valid(row)) {
+        let deletes = match vectors.as_ref().filter(|vectors| vectors.all.is_valid(row)) {
             Some(vectors) => vec![resolver.deletion_vector(vectors, row)?],
             None => Vec::new(),
         };
@@ -57,7 +57,7 @@ pub(super) fn read(
             .collect::<Result<Arc<[_]>, _>>()
             .map_err(|error: datafusion::error::DataFusionError| LakeError::Internal(error.to_string()))?;
         let rows = rows.as_ref().filter(|rows| rows.is_valid(row)).map(|rows| rows.value(row));
-        files.push(LakeFile { store, path, size_bytes, rows, constants, deletes });
+        files.push(LakeFile { store, path, size_bytes, version: 0, rows, constants, deletes });
     }
     let columns = stats.map(|stats| bounds::read(&stats, schema, partition_columns)).unwrap_or_default();
     Ok((files, FileBounds { columns, row_counts: rows }))
@@ -126,6 +126,29 @@ fn string_column<'a>(batch: &'a RecordBatch, name: &str) -> Option<&'a arrow::ar
     (column.null_count() == 0 && *column.data_type() == DataType::Utf8).then(|| column.as_string::<i32>())
 }
 
+/// The deletion vectors of all files. Each child is taken once: that copies its nulls.
+struct Vectors {
+    all: StructArray,
+    kind: Option<ArrayRef>,
+    target: Option<ArrayRef>,
+    offset: Option<ArrayRef>,
+    size: Option<ArrayRef>,
+    cardinality: Option<ArrayRef>,
+}
+
+impl Vectors {
+    fn new(all: &StructArray) -> Self {
+        Self {
+            kind: child(all, "storageType"),
+            target: child(all, "pathOrInlineDv"),
+            offset: child(all, "offset"),
+            size: child(all, "sizeInBytes"),
+            cardinality: child(all, "cardinality"),
+            all: all.clone(),
+        }
+    }
+}
+
 /// From what the log calls a file to its place in a store.
 struct Resolver<'a> {
     stores: &'a Stores,
@@ -158,21 +181,21 @@ impl Resolver<'_> {
         Err(outside())
     }
 
-    fn deletion_vector(&self, vectors: &StructArray, row: usize) -> Result<DeleteFile, LakeError> {
+    fn deletion_vector(&self, vectors: &Vectors, row: usize) -> Result<DeleteFile, LakeError> {
         let corrupt = |reason: &str| LakeError::Corrupt { file: self.log.to_owned(), reason: reason.to_owned() };
-        let text = |name: &str| child(vectors, name).and_then(|it| Some(it.as_string_opt::<i32>()?.value(row).to_owned()));
-        let int = |name: &str| {
-            child(vectors, name).and_then(|it| it.as_primitive_opt::<Int32Type>().filter(|it| it.is_valid(row)).map(|it| it.value(row)))
+        let text = |column: &Option<ArrayRef>| Some(column.as_ref()?.as_string_opt::<i32>()?.value(row).to_owned());
+        let int = |column: &Option<ArrayRef>| {
+            column.as_ref()?.as_primitive_opt::<Int32Type>().filter(|it| it.is_valid(row)).map(|it| it.value(row))
         };
-        let cardinality = child(vectors, "cardinality").and_then(|it| Some(it.as_primitive_opt::<Int64Type>()?.value(row)));
+        let cardinality = vectors.cardinality.as_ref().and_then(|it| Some(it.as_primitive_opt::<Int64Type>()?.value(row)));
         let (Some(kind), Some(target), Some(size), Some(cardinality)) =
-            (text("storageType"), text("pathOrInlineDv"), int("sizeInBytes"), cardinality)
+            (text(&vectors.kind), text(&vectors.target), int(&vectors.size), cardinality)
         else {
             return Err(corrupt("a deletion vector lacks a field"));
         };
         let kind: DeletionVectorStorageType =
             kind.parse().map_err(|_| LakeError::Unsupported { feature: format!("deletion vector storage \"{kind}\"") })?;
-        let offset = int("offset");
+        let offset = int(&vectors.offset);
         let descriptor = DeletionVectorDescriptor::try_new(kind, target.as_str(), offset, size, cardinality)
             .map_err(|error| corrupt(&error.to_string()))?;
         let unsigned = |n: i64| u64::try_from(n).map_err(|_| corrupt("a deletion vector of negative size"));

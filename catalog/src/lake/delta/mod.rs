@@ -3,11 +3,15 @@
 //! The kernel blocks, so it runs on the blocking pool. A cached table is asked again after the staleness limit, by one
 //! caller while the others wait, and then with one listing that starts at the version it has.
 
+mod anchor;
 mod bounds;
 mod files;
 mod schema;
+mod target;
+mod writable;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use buoyant_kernel::snapshot::{Snapshot, SnapshotRef};
 use buoyant_kernel::table_features::{ColumnMappingMode, TableFeature};
@@ -16,11 +20,18 @@ use buoyant_kernel_engine::DefaultEngineBuilder;
 use buoyant_kernel_engine::executor::tokio::TokioMultiThreadExecutor;
 use tokio::runtime::Handle;
 
+use self::anchor::{Anchor, Log, Standing};
 use super::scan::LakeTable;
 use super::snapshot::{LakeError, LakeSnapshot, PathedName, SnapshotId};
 use super::table::{Lake, TableKey, TableSource};
 use crate::caches::{Held, Seen};
 use crate::stores::Location;
+
+pub use target::DeltaTarget;
+pub(crate) use target::Version;
+
+/// How often a log is read again that changed under its files' names meanwhile: a table that is made anew just now.
+const ATTEMPTS: usize = 3;
 
 /// The newest reader version that this code was written against.
 const MAX_READER_VERSION: i32 = 3;
@@ -43,6 +54,7 @@ const READER_FEATURES: [&str; 9] = [
 pub(crate) struct DeltaTable {
     table: Arc<LakeTable>,
     log: SnapshotRef,
+    anchor: Anchor,
 }
 
 impl DeltaTable {
@@ -53,31 +65,53 @@ impl DeltaTable {
 
 /// The table at its current version, from the cache if that is young enough.
 pub(super) async fn open(lake: &Lake, source: &TableSource) -> Result<Arc<LakeTable>, LakeError> {
-    let staleness = lake.caches.limits.staleness;
-    let held = lake.caches.snapshots.current(TableKey::of(source), staleness, |known| load(lake, source, known)).await?;
-    Ok(Arc::clone(&held.value.table))
+    Ok(Arc::clone(&seen(lake, source, lake.caches.limits.staleness).await?.value.table))
+}
+
+/// As it was no longer ago than `staleness`. With none, whoever opens the table from now on sees this version or a later.
+async fn seen(lake: &Lake, source: &TableSource, staleness: Duration) -> Result<Arc<Held<DeltaTable>>, LakeError> {
+    lake.caches.snapshots.current(TableKey::of(source), staleness, |known| load(lake, source, known)).await
 }
 
 /// `known`: a version seen before, which saves reading the log up to it.
 async fn load(lake: &Lake, source: &TableSource, known: Option<Arc<Held<DeltaTable>>>) -> Result<Seen<DeltaTable>, LakeError> {
-    let location = lake.stores.resolve(&source.location)?;
+    let location = lake.stores.resolve_kept(&source.location)?;
+    let log = Log::new(lake.stores.store(location.store())?, &location);
+    let mut earlier = match known {
+        Some(known) => match log.standing(&known.value.anchor).await? {
+            Standing::Newest => return Ok(Seen::Same),
+            Standing::Overtaken => Some(known),
+            Standing::Gone => None,
+        },
+        None => None,
+    };
+    for _ in 0..ATTEMPTS {
+        let (read, snapshot) = read(lake, &location, earlier.as_ref().map(|earlier| Arc::clone(&earlier.value.log))).await?;
+        // Asked once all is read, so that nothing was read of a table that has taken this one's place.
+        let earlier = earlier.take();
+        let Some(anchor) = log.anchor(&read, earlier.as_ref().map(|earlier| &earlier.value.anchor)).await? else { continue };
+        let Some(snapshot) = snapshot else { return Ok(Seen::Same) };
+        let table = LakeTable::new(Arc::new(snapshot), Arc::clone(&lake.stores), Arc::clone(&lake.caches));
+        return Ok(Seen::New(DeltaTable { table: Arc::new(table), log: read, anchor }));
+    }
+    Err(LakeError::Corrupt { file: format!("{location}/_delta_log"), reason: "it changes while it is read".to_owned() })
+}
+
+/// The newest version, and what it holds unless it is the `earlier` one.
+async fn read(lake: &Lake, location: &Location, earlier: Option<SnapshotRef>) -> Result<(SnapshotRef, Option<LakeSnapshot>), LakeError> {
     let store = lake.stores.store(location.store())?;
-    let stores = Arc::clone(&lake.stores);
-    let handle = Handle::current();
+    let (stores, location, handle) = (Arc::clone(&lake.stores), location.clone(), Handle::current());
     let loaded = tokio::task::spawn_blocking(move || {
         let engine = DefaultEngineBuilder::new(store).with_task_executor(Arc::new(TokioMultiThreadExecutor::new(handle))).build();
-        let known = known.as_ref().map(|known| &known.value.log);
-        let log = open_log(&engine, &location, known)?;
-        if known.is_some_and(|known| is_same(known, &log)) {
-            return Ok::<_, LakeError>(None);
-        }
-        Ok(Some((snapshot(&engine, &log, &stores, &location)?, log)))
+        let log = open_log(&engine, &location, earlier.as_ref())?;
+        let snapshot = match earlier.is_some_and(|earlier| is_same(&earlier, &log)) {
+            true => None,
+            false => Some(snapshot(&engine, &log, &stores, &location)?),
+        };
+        Ok((log, snapshot))
     });
     // A panic in the kernel must not be one here.
-    let loaded = loaded.await.map_err(|error| LakeError::Internal(error.to_string()))??;
-    let Some((snapshot, log)) = loaded else { return Ok(Seen::Same) };
-    let table = LakeTable::new(Arc::new(snapshot), Arc::clone(&lake.stores), Arc::clone(&lake.caches));
-    Ok(Seen::New(DeltaTable { table: Arc::new(table), log }))
+    loaded.await.map_err(|error| LakeError::Internal(error.to_string()))?
 }
 
 /// A table that was made anew in the same place has another id.
@@ -110,9 +144,21 @@ fn snapshot(
     };
     let schema = Arc::new(schema::arrow_schema(&log.schema(), naming != PathedName::Logical)?);
     let partition_columns = configuration.metadata().partition_columns();
-    let (files, bounds) = files::read(engine, log, stores, location, &schema, partition_columns)?;
+    let (mut files, bounds) = files::read(engine, log, stores, location, &schema, partition_columns)?;
+    let of_table = super::version(configuration.metadata().id());
+    files.iter_mut().for_each(|file| file.version = of_table);
+    let bounds = bounds.completed(&schema, &files);
     let version = i64::try_from(log.version()).map_err(|_| LakeError::Internal("a version beyond 63 bits".to_owned()))?;
-    Ok(LakeSnapshot { id: SnapshotId(version), schema, naming, name_mapping: None, initial_defaults: Default::default(), files, bounds })
+    Ok(LakeSnapshot {
+        id: SnapshotId(version),
+        schema,
+        naming,
+        name_mapping: None,
+        initial_defaults: Default::default(),
+        files,
+        bounds,
+        outside: Default::default(),
+    })
 }
 
 fn check_protocol(reader_version: i32, features: Option<&[TableFeature]>) -> Result<(), LakeError> {

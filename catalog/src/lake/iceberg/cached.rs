@@ -1,68 +1,40 @@
-//! Tables at the version last seen. A cached table is asked again after the staleness limit, by one caller while the
-//! others wait, and then with as little as finds its newest metadata file.
+//! Tables at the version last seen.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-use parking_lot::Mutex;
 
 use super::locate::MetadataFile;
 use super::{current, read};
-use crate::caches::Caches;
-use crate::lake::snapshot::{LakeError, LakeSnapshot};
-use crate::lake::table::{TableKey, TableSource};
-use crate::stores::Stores;
+use crate::caches::{Held, Seen};
+use crate::lake::scan::LakeTable;
+use crate::lake::snapshot::LakeError;
+use crate::lake::table::{Lake, TableKey, TableSource};
 
 /// An Iceberg table at the version last seen.
-pub(crate) struct CachedVersion {
-    snapshot: Arc<LakeSnapshot>,
+pub(crate) struct IcebergTable {
+    table: Arc<LakeTable>,
     metadata: MetadataFile,
-    checked: Mutex<Instant>,
-    /// Held by the one caller that asks the store, while the others wait.
-    asking: tokio::sync::Mutex<()>,
 }
 
-impl CachedVersion {
-    fn new(snapshot: Arc<LakeSnapshot>, metadata: MetadataFile, checked: Instant) -> Self {
-        Self { snapshot, metadata, checked: Mutex::new(checked), asking: tokio::sync::Mutex::default() }
-    }
-
-    /// Bytes held, for the cache.
-    pub(crate) fn weight(&self) -> usize {
-        size_of::<Self>() + self.snapshot.memory_bytes()
-    }
-
-    fn is_fresh(&self, staleness: Duration) -> bool {
-        self.checked.lock().elapsed() < staleness
+impl IcebergTable {
+    pub(crate) fn memory_bytes(&self) -> usize {
+        size_of::<Self>() + self.table.snapshot().memory_bytes()
     }
 }
 
-pub(super) async fn load(stores: &Arc<Stores>, caches: &Arc<Caches>, source: &TableSource) -> Result<Arc<LakeSnapshot>, LakeError> {
-    let key = TableKey { id: source.id, location: source.location.as_str().into() };
-    let (cache, staleness) = (&caches.iceberg_snapshots, caches.limits.staleness);
-    let first = async {
-        let asked = Instant::now();
-        let metadata = current(stores, &source.location).await?;
-        let snapshot = read(stores, caches, &metadata).await?;
-        Ok(Arc::new(CachedVersion::new(snapshot, metadata, asked)))
-    };
-    let known = cache.get_with(key.clone(), first).await.map_err(LakeError::shared)?;
-    if known.is_fresh(staleness) {
-        return Ok(Arc::clone(&known.snapshot));
-    }
+/// The table at its current version, from the cache if that is young enough.
+pub(crate) async fn open(lake: &Lake, source: &TableSource) -> Result<Arc<LakeTable>, LakeError> {
+    let staleness = lake.caches.limits.staleness;
+    let held = lake.caches.iceberg_snapshots.current(TableKey::of(source), staleness, |known| load(lake, source, known)).await?;
+    Ok(Arc::clone(&held.value.table))
+}
 
-    let _one = known.asking.lock().await;
-    let cached = cache.get(&key).await.unwrap_or_else(|| Arc::clone(&known));
-    if cached.is_fresh(staleness) {
-        return Ok(Arc::clone(&cached.snapshot));
+/// With as little as finds the newest metadata file, where that is the one `known`.
+async fn load(lake: &Lake, source: &TableSource, known: Option<Arc<Held<IcebergTable>>>) -> Result<Seen<IcebergTable>, LakeError> {
+    let metadata = current(&lake.stores, &source.location).await?;
+    if known.is_some_and(|known| known.value.metadata == metadata) {
+        return Ok(Seen::Same);
     }
-    let asked = Instant::now();
-    let metadata = current(stores, &source.location).await?;
-    if metadata == cached.metadata {
-        *cached.checked.lock() = asked;
-        return Ok(Arc::clone(&cached.snapshot));
-    }
-    let snapshot = read(stores, caches, &metadata).await?;
-    cache.insert(key, Arc::new(CachedVersion::new(Arc::clone(&snapshot), metadata, asked))).await;
-    Ok(snapshot)
+    let snapshot = read(&lake.stores, &lake.caches, &metadata).await?;
+    let table = LakeTable::new(snapshot, Arc::clone(&lake.stores), Arc::clone(&lake.caches));
+    Ok(Seen::New(IcebergTable { table: Arc::new(table), metadata }))
 }

@@ -63,6 +63,7 @@ pub(super) fn plan(
             store,
             path,
             size_bytes: live.entry.size_bytes,
+            version: 0,
             rows: Some(live.entry.rows),
             constants: match constants.entry(live.key()) {
                 Slot::Occupied(known) => Arc::clone(known.get()),

@@ -12,6 +12,7 @@ use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use parking_lot::Mutex;
 
 use super::{LakeError, corrupt, unsupported};
+use crate::lake::identity;
 use crate::stores::{LocationError, Stores};
 
 /// The most a metadata file, manifest list or manifest may hold: writers begin a new manifest at 8 MB.
@@ -38,7 +39,7 @@ pub(crate) struct MetadataFile {
 
 impl MetadataFile {
     fn new(root: Place, meta: ObjectMeta) -> Self {
-        let identity = meta.e_tag.unwrap_or_else(|| format!("{}-{}", meta.last_modified.timestamp_micros(), meta.size));
+        let identity = identity(&meta);
         let place = Place { store: Arc::clone(&root.store), path: meta.location };
         Self { url: place.url(), place, root, identity }
     }
@@ -59,7 +60,7 @@ impl Place {
 /// The current metadata file of the table at `location`, which is that file or the table's folder. This is the check
 /// that may be skipped for a bounded time: the file itself and all that it names never change.
 pub(super) async fn current(stores: &Stores, location: &str) -> Result<MetadataFile, LakeError> {
-    let named = stores.resolve(location).map_err(|e| refused(location, location, e))?;
+    let named = stores.resolve_kept(location).map_err(|e| refused(location, location, e))?;
     let place = Place { store: Arc::clone(named.store()), path: named.path().clone() };
     let store = open(stores, &place)?;
     if version_of(place.path.filename().unwrap_or_default()).is_some() {
@@ -114,7 +115,7 @@ async fn hinted(store: &dyn ObjectStore, metadata: &Place, location: &str) -> Re
         return head(store, &metadata.child(&name)?, location).await;
     };
     let mut found = None;
-    for version in version.. {
+    for version in version..=u64::MAX {
         match version_file(store, metadata, version, location).await? {
             Some(meta) => found = Some(meta),
             None => break,
@@ -288,6 +289,12 @@ mod tests {
         let versions = [("v3.metadata.json", ""), ("v4.gz.metadata.json", ""), ("v6.metadata.json", ""), ("version-hint.text", "3\n")];
         assert_eq!(found(&bucket, &stores, &versions).await.unwrap(), "v4.gz.metadata.json");
         assert_eq!(found(&bucket, &stores, &[("version-hint.text", "00009-a")]).await.unwrap(), "00009-a.metadata.json");
+        // A hint at nothing is passed over, the last number too.
+        for hint in ["99", "18446744073709551615"] {
+            assert_eq!(found(&bucket, &stores, &[("version-hint.text", hint)]).await.unwrap(), "00010-b.gz.metadata.json");
+        }
+        let last = [("v18446744073709551615.metadata.json", ""), ("version-hint.text", "18446744073709551615")];
+        assert_eq!(found(&bucket, &stores, &last).await.unwrap(), "v18446744073709551615.metadata.json");
     }
 
     #[tokio::test]

@@ -20,6 +20,8 @@ const FIRST_PARTITION_FIELD_ID: i32 = 1000;
 /// What reading needs of a table's metadata.
 #[derive(Debug)]
 pub(super) struct TableMetadata {
+    /// The table's own, another if it was made anew. Version 1 may do without.
+    pub id: Option<String>,
     pub schema: SchemaJson,
     /// All that the table had.
     pub schemas: Vec<SchemaJson>,
@@ -47,6 +49,7 @@ pub(super) enum Manifests {
 #[serde(rename_all = "kebab-case")]
 struct MetadataJson {
     format_version: u32,
+    table_uuid: Option<String>,
     schema: Option<SchemaJson>,
     schemas: Option<Vec<SchemaJson>>,
     current_schema_id: Option<i32>,
@@ -136,7 +139,7 @@ impl TableMetadata {
         let specs = json.specs(file)?;
         let name_mapping = json.properties.as_ref().and_then(|properties| properties.get("schema.name-mapping.default").cloned());
         let schemas = json.schemas.clone().or_else(|| json.schema.clone().map(|one| vec![one])).unwrap_or_default();
-        Ok(Self { schema: json.current_schema(file)?, schemas, specs, snapshot, name_mapping })
+        Ok(Self { id: json.table_uuid.clone(), schema: json.current_schema(file)?, schemas, specs, snapshot, name_mapping })
     }
 }
 

@@ -23,10 +23,9 @@ use std::sync::Arc;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::snapshot::{ColumnBounds, DeleteFile, FileBounds, LakeError, LakeFile, LakeSnapshot, PathedName, SnapshotId};
-use super::table::TableSource;
 use crate::caches::Caches;
 use crate::stores::Stores;
-pub(crate) use cached::CachedVersion;
+pub(crate) use cached::{IcebergTable, open};
 pub(crate) use deletes::{DeleteFileKey, PositionDeletes, position_deletes};
 use equality::KeyColumns;
 pub(crate) use equality::{KeySet, KeySetKey, equality_deletes};
@@ -38,11 +37,6 @@ use schema::TableSchema;
 
 /// Manifests read at a time: enough to hide a store's latency, few enough that a big table leaves room for queries.
 const MANIFEST_CONCURRENCY: usize = 8;
-
-/// The table at its current version, from the cache if that is young enough.
-pub async fn load(stores: &Arc<Stores>, caches: &Arc<Caches>, source: &TableSource) -> Result<Arc<LakeSnapshot>, LakeError> {
-    cached::load(stores, caches, source).await
-}
 
 /// The table as one metadata file has it.
 async fn read(stores: &Arc<Stores>, caches: &Arc<Caches>, metadata: &MetadataFile) -> Result<Arc<LakeSnapshot>, LakeError> {
@@ -57,15 +51,18 @@ async fn read(stores: &Arc<Stores>, caches: &Arc<Caches>, metadata: &MetadataFil
     })
     .await?;
 
+    let version = super::version(&table.id);
     let manifests = match &table.snapshot {
         None => Vec::new(),
-        Some(snapshot) => manifests(&files, caches, metadata, &snapshot.manifests).await?,
+        Some(snapshot) => manifests(&files, caches, metadata, version, &snapshot.manifests).await?,
     };
     blocking(move || {
         let resolve = |target: &str| files.resolve(target);
         let keys = files::equality_ids(&manifests);
         let keys = KeyColumns::new(&files.metadata, &schema, &table.schemas, name_mapping.as_ref(), &keys)?;
-        let (data_files, bounds) = files::plan(&schema, &table.specs, &keys, &manifests, &resolve)?;
+        let (mut data_files, bounds) = files::plan(&schema, &table.specs, &keys, &manifests, &resolve)?;
+        let bounds = bounds.completed(&schema.arrow, &data_files);
+        data_files.iter_mut().for_each(|file| file.version = version);
         Ok(Arc::new(LakeSnapshot {
             id: SnapshotId(table.snapshot.map_or(-1, |snapshot| snapshot.id)),
             schema: schema.arrow,
@@ -74,6 +71,7 @@ async fn read(stores: &Arc<Stores>, caches: &Arc<Caches>, metadata: &MetadataFil
             initial_defaults: schema.initial_defaults,
             files: data_files,
             bounds,
+            outside: Default::default(),
         }))
     })
     .await
@@ -84,6 +82,7 @@ async fn manifests(
     files: &Arc<TableFiles>,
     caches: &Arc<Caches>,
     metadata: &MetadataFile,
+    version: u64,
     named: &Manifests,
 ) -> Result<Vec<(ManifestFile, Arc<Manifest>)>, LakeError> {
     let list = match named {
@@ -102,7 +101,7 @@ async fn manifests(
         .map(|file| async move {
             // Refused before the cache is asked: what it holds may have come from another table.
             let place = files.resolve_in(&metadata.url, &file.path)?;
-            let key = ManifestKey { store: Arc::clone(&place.store), path: place.path.clone(), size_bytes: file.size_bytes };
+            let key = ManifestKey { store: Arc::clone(&place.store), path: place.path.clone(), size_bytes: file.size_bytes, version };
             let load = async {
                 let bytes = files.get(&place, &file.path).await?;
                 let path = file.path.clone();
@@ -116,12 +115,14 @@ async fn manifests(
         .await
 }
 
-/// Manifests never change under their name.
+/// Manifests never change under their name while the table is there.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ManifestKey {
     store: Arc<str>,
     path: object_store::path::Path,
     size_bytes: Option<u64>,
+    /// Of the table, by its id.
+    version: u64,
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, LakeError> + Send + 'static) -> Result<T, LakeError> {

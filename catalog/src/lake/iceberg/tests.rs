@@ -20,7 +20,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::*;
 use crate::caches::CacheLimits;
-use crate::lake::{LakeTable, ScanReport};
+use crate::lake::{Lake, LakeTable, ScanReport, TableSource};
 use crate::meta::TableFormat;
 use crate::stores::{RequestCounts, StoresConfig};
 
@@ -133,6 +133,11 @@ fn setup_with(staleness: Duration) -> Setup {
 /// Why a table may be refused, by archive. All others must be read.
 const REFUSED: [(&str, &str); 3] =
     [("avro-files", "Avro data files"), ("v3-defaults", "default value of a nested column"), ("v3-variant", "type variant")];
+
+async fn load(stores: &Arc<Stores>, caches: &Arc<Caches>, source: &TableSource) -> Result<Arc<LakeSnapshot>, LakeError> {
+    let lake = Lake::new(Arc::clone(stores), Arc::clone(caches));
+    open(&lake, source).await.map(|table| Arc::clone(table.snapshot()))
+}
 
 fn session(setup: &Setup, snapshot: Arc<LakeSnapshot>) -> SessionContext {
     let runtime = RuntimeEnvBuilder::new().with_object_store_registry(Arc::clone(&setup.stores) as _).build().unwrap();
@@ -275,4 +280,31 @@ async fn a_new_version_reads_only_its_own_manifests() {
 
 async fn counted(setup: &Setup, snapshot: Arc<LakeSnapshot>) -> i64 {
     query(&session(setup, snapshot), "SELECT count(*) FROM t").await.0[0].column(0).as_primitive::<Int64Type>().value(0)
+}
+
+/// The metadata of the new table have the name and the size of the old one's.
+#[tokio::test]
+async fn a_table_that_was_made_anew_is_another() {
+    let setup = setup();
+    let path = |name: &str| object_store::path::Path::from(format!("t/metadata/{name}"));
+    let (id, options) = (TableId::generate(), BTreeMap::new());
+    let source = TableSource { id, format: TableFormat::Iceberg, location: "s3://lake/t".to_owned(), options };
+    for hint in [true, false] {
+        for (column, id) in [("a", 1), ("b", 2)] {
+            let metadata = serde_json::json!({
+                "format-version": 2, "table-uuid": format!("00000000-0000-0000-0000-00000000000{id}"), "location": "s3://lake/t",
+                "current-schema-id": 0, "default-spec-id": 0, "partition-specs": [{"spec-id": 0, "fields": []}],
+                "schemas": [{"schema-id": 0, "type": "struct", "fields": [{"id": 1, "name": column, "required": false, "type": "long"}]}],
+            });
+            setup.bucket.put(&path("v1.metadata.json"), metadata.to_string().into()).await.unwrap();
+            if hint {
+                setup.bucket.put(&path("version-hint.text"), "1".into()).await.unwrap();
+            }
+            let snapshot = load(&setup.stores, &setup.caches, &source).await.unwrap();
+            assert_eq!(snapshot.schema.field(0).name(), column);
+        }
+        setup.bucket.delete(&path("v1.metadata.json")).await.unwrap();
+        setup.bucket.delete(&path("version-hint.text")).await.unwrap();
+        assert!(matches!(load(&setup.stores, &setup.caches, &source).await, Err(LakeError::NotATable { .. })));
+    }
 }

@@ -81,6 +81,7 @@ fn table_over(fixture: &Fixture, schema: Schema, naming: PathedName, defaults: H
         store: "file://".into(),
         path: ObjectPath::parse(path.to_str().unwrap()).unwrap(),
         size_bytes: std::fs::metadata(&path).unwrap().len(),
+        version: 0,
         rows: Some(100),
         constants: Arc::from([]),
         deletes: Vec::new(),
@@ -93,6 +94,7 @@ fn table_over(fixture: &Fixture, schema: Schema, naming: PathedName, defaults: H
         initial_defaults: defaults,
         files: vec![file],
         bounds: FileBounds::default(),
+        outside: Default::default(),
     };
     let table = LakeTable::new(Arc::new(snapshot), Arc::clone(fixture.lake.stores()), Arc::clone(fixture.lake.caches()));
     OpenTable { provider: Arc::new(table), snapshot: None }

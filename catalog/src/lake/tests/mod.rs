@@ -4,6 +4,7 @@ mod delta;
 mod evolution;
 mod plain;
 mod pruning;
+mod recreated;
 mod requests;
 
 use std::collections::BTreeMap;

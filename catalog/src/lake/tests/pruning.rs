@@ -22,6 +22,7 @@ fn snapshot() -> LakeSnapshot {
         store: "file://".into(),
         path: ObjectPath::from(format!("f{number}")),
         size_bytes: 1,
+        version: 0,
         rows: Some(10),
         constants: constant.into_iter().map(|value| (2, value)).collect(),
         deletes: Vec::new(),
@@ -36,17 +37,20 @@ fn snapshot() -> LakeSnapshot {
         max: Arc::new(StringArray::from(vec![Some("l"), Some("z"), None, None])),
         null_counts: UInt64Array::from(vec![None, None, None, None]),
     };
+    let files: Vec<_> = constants.into_iter().enumerate().map(file).collect();
+    let bounds = FileBounds {
+        columns: [("n".to_owned(), n), ("s".to_owned(), s)].into_iter().collect(),
+        row_counts: Some(UInt64Array::from(vec![10, 10, 10, 10])),
+    };
     LakeSnapshot {
         id: SnapshotId(0),
+        bounds: bounds.completed(&schema, &files),
         schema: Arc::new(schema),
         naming: PathedName::Logical,
         name_mapping: None,
         initial_defaults: Default::default(),
-        files: constants.into_iter().enumerate().map(file).collect(),
-        bounds: FileBounds {
-            columns: [("n".to_owned(), n), ("s".to_owned(), s)].into_iter().collect(),
-            row_counts: Some(UInt64Array::from(vec![10, 10, 10, 10])),
-        },
+        files,
+        outside: Default::default(),
     }
 }
 

@@ -14,7 +14,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use parking_lot::Mutex;
 
 use crate::engine::objects::{CatalogObject, ObjectFilter};
-use crate::engine::{Description, PlannedQuery, Rows, UpdateOutcome};
+use crate::engine::{Description, PlannedQuery, Rows, Started, UpdateOutcome};
 use crate::error::{Error, Result};
 use crate::flight::sql_engine::SqlEngine;
 use crate::session::Session;
@@ -33,6 +33,8 @@ pub struct TestEngine {
     /// Catalog in the session of every query that ran.
     pub ran_in: Mutex<Vec<String>>,
     pub endless_open: Arc<AtomicUsize>,
+    /// What every update warns of.
+    pub warnings: Mutex<Vec<String>>,
 }
 
 impl TestEngine {
@@ -42,7 +44,7 @@ impl TestEngine {
         let create = "CREATE TABLE person (id BIGINT NOT NULL, name VARCHAR, weight DECIMAL(9, 2)) AS \
                       VALUES (1, 'a', 1.5), (2, 'b', NULL), (3, NULL, 2.25)";
         context.sql(create).await.unwrap().collect().await.unwrap();
-        Self { context, updates: Mutex::default(), ran_in: Mutex::default(), endless_open: Arc::default() }
+        Self { context, updates: Mutex::default(), ran_in: Mutex::default(), endless_open: Arc::default(), warnings: Mutex::default() }
     }
 
     async fn logical(&self, sql: &str) -> Result<LogicalPlan> {
@@ -89,7 +91,7 @@ impl SqlEngine for TestEngine {
     async fn describe(&self, _session: &Arc<Session>, sql: &str) -> Result<Description> {
         let empty: SchemaRef = Arc::new(Schema::empty());
         if [ENDLESS, FAILING, DRIFTING].contains(&sql) {
-            return Ok(Description { is_update: false, result_schema: numbers(false), parameter_schema: empty });
+            return Ok(Description { is_update: false, runs_once: false, result_schema: numbers(false), parameter_schema: empty });
         }
         let plan = self.logical(sql).await?;
         let types = plan.get_parameter_types().map_err(Error::internal)?;
@@ -99,12 +101,15 @@ impl SqlEngine for TestEngine {
         let parameter_schema = Arc::new(Schema::new(parameters.collect::<Vec<_>>()));
         let is_update = !is_query(sql);
         let result_schema = if is_update { empty } else { Arc::clone(plan.schema().inner()) };
-        Ok(Description { is_update, result_schema, parameter_schema })
+        Ok(Description { is_update, runs_once: is_update, result_schema, parameter_schema })
     }
 
-    async fn plan(&self, session: &Arc<Session>, sql: &str, parameters: Option<RecordBatch>) -> Result<PlannedQuery> {
+    async fn start(&self, session: &Arc<Session>, sql: &str, parameters: Option<RecordBatch>) -> Result<Started> {
+        if !is_query(sql) {
+            return self.update(session, sql, parameters).await.map(Started::Done);
+        }
         let schema = self.describe(session, sql).await?.result_schema;
-        Ok(PlannedQuery::new(schema, sql, parameters, 0))
+        Ok(Started::Planned(PlannedQuery::new(schema, sql, crate::sql::parse(sql, usize::MAX)?, parameters, 0)))
     }
 
     async fn run(&self, session: &Arc<Session>, planned: &PlannedQuery) -> Result<Rows> {
@@ -146,7 +151,11 @@ impl SqlEngine for TestEngine {
             let counts = batches.iter().filter(|batch| batch.num_columns() == 1);
             affected += counts.map(|batch| batch.column(0).as_primitive::<UInt64Type>().value(0)).sum::<u64>();
         }
-        Ok(UpdateOutcome { rows: affected })
+        Ok(UpdateOutcome { rows: affected, answer: None, warnings: self.warnings.lock().clone() })
+    }
+
+    async fn refused_handle(&self, _session: &Arc<Session>, error: Error) -> Error {
+        error
     }
 
     async fn visible_catalogs(&self, _session: &Arc<Session>) -> Result<Vec<String>> {

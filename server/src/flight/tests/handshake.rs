@@ -55,6 +55,31 @@ async fn a_bearer_comes_back_as_it_is() {
 }
 
 #[tokio::test]
+async fn a_service_token_comes_back_as_it_is_also_in_the_place_of_a_password() {
+    let server = TestServer::start().await;
+    let bearer = format!("Bearer {}", TOKEN.reveal());
+    let payload = BasicAuth { username: "ana".into(), password: TOKEN.reveal().into() }.encode_to_vec();
+    for (headers, messages) in [
+        (vec![("authorization", bearer.clone())], vec![]),
+        (vec![("authorization", basic("ana", TOKEN.reveal()))], vec![]),
+        (vec![], vec![HandshakeRequest { protocol_version: 0, payload: payload.into() }]),
+    ] {
+        let mut client = server.client("").await;
+        client.headers = headers;
+        let (authorization, cookie, payloads) = shake(&mut client, messages).await.unwrap();
+        assert_eq!((authorization.as_str(), payloads), (bearer.as_str(), vec![Bytes::from(TOKEN.reveal())]));
+        client.headers = vec![("authorization", authorization), ("cookie", cookie)];
+        assert_eq!(client.query("SELECT 1").await.unwrap()[0].num_rows(), 1);
+    }
+    let mut other = server.client(&basic("rui", TOKEN.reveal())).await;
+    assert_eq!(code(shake(&mut other, vec![]).await), Code::Unauthenticated);
+    // Without a handshake, and without a cookie, the token is the session's key.
+    let mut client = server.client(&bearer).await;
+    client.query("SELECT 1").await.unwrap();
+    assert!(server.sessions.list().iter().any(|session| session.principal == PrincipalName::local("ana")));
+}
+
+#[tokio::test]
 async fn an_old_client_that_waits_before_it_closes_is_answered() {
     let server = TestServer::start().await;
     let mut client = server.client(&basic("ana", "ana")).await;

@@ -13,7 +13,7 @@ mod uploads;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
@@ -27,8 +27,8 @@ use base64::Engine as _;
 use bytes::Bytes;
 use futures::TryStreamExt;
 use lazaret_auth::{
-    AuthError, Authenticator, AuthenticatorConfig, Credential, CredentialKind, IssuedToken, Principal, PrincipalName, StoredUser, TokenKey,
-    UserDirectory,
+    AuthError, Authenticator, AuthenticatorConfig, CertificateSubject, Credential, CredentialKind, IssuedToken, NewToken, Principal,
+    PrincipalName, StoredToken, StoredUser, TokenId, TokenKey, UserDirectory,
 };
 use prost::Message;
 use tokio::net::TcpListener;
@@ -63,12 +63,24 @@ async fn hashes() -> HashMap<String, String> {
     hashes
 }
 
+/// A token of ana's, that of all tests.
+static TOKEN: LazyLock<NewToken> = LazyLock::new(|| NewToken::generate().unwrap());
+
 struct Users(HashMap<String, String>);
 
 impl UserDirectory for Users {
     fn user(&self, name: &str) -> Option<StoredUser> {
         let password_hash = Some(self.0.get(name)?.clone());
         Some(StoredUser { password_hash, enabled: true, tokens_valid_after_s: 0 })
+    }
+
+    fn token(&self, id: TokenId) -> Option<StoredToken> {
+        let token = StoredToken { user: "ana".into(), enabled: true, hash: TOKEN.hash, expires_at_s: 1 << 40 };
+        (id == TOKEN.id).then_some(token)
+    }
+
+    fn certificate_user(&self, _subject: &CertificateSubject) -> Option<(String, bool)> {
+        None
     }
 }
 
@@ -128,8 +140,9 @@ impl TestServer {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let engine = Arc::new(TestEngine::new().await);
-        let flight = Flight::new(Arc::clone(&engine) as _, Arc::new(TestAuthenticator::new().await), config).unwrap();
-        let sessions = flight.sessions();
+        let sessions = config.new_sessions();
+        let authenticator = Arc::new(TestAuthenticator::new().await);
+        let flight = Flight::new(Arc::clone(&engine) as _, Arc::clone(&sessions), authenticator, config).unwrap();
         let (stop, stopping) = oneshot::channel::<()>();
         let (done, stopped) = oneshot::channel();
         tokio::spawn(async move {

@@ -207,7 +207,7 @@ async fn with_a_credential_everything_answers_and_what_is_not_built_says_its_nam
 #[tokio::test]
 async fn a_path_that_nobody_knows_does_not_pass_the_door() {
     let initial = SessionState::new("c", "s");
-    let sessions = Arc::new(Sessions::new(1, initial, |_| {}));
+    let sessions = Arc::new(Sessions::new(1, initial));
     let layer = AuthLayer::new(Arc::new(TestAuthenticator::new().await), sessions, HandleKey::new([1; 32]));
     let inner = tower::service_fn(|request: http::Request<tonic::body::Body>| async move {
         let mut response = http::Response::new(tonic::body::Body::empty());

@@ -1,49 +1,13 @@
-//! Users, roles, privileges and row policies.
+//! Roles, privileges and row policies.
 
 use datafusion::sql::sqlparser::tokenizer::Token;
 use lazaret_auth::{PolicyCommand, PolicyKind, Privilege, SystemPrivilege};
 
-use super::if_not_exists;
 use crate::error::{Error, Position, Result};
 use crate::sql::names::UserName;
 use crate::sql::query::parse_expression;
-use crate::sql::statement::{
-    CreatePolicy, Expression, Grant, GrantedPrivilege, ObjectRef, PrincipalRef, RelationKind, Revoke, Secret, Statement, UserChange,
-};
+use crate::sql::statement::{CreatePolicy, Expression, Grant, GrantedPrivilege, ObjectRef, PrincipalRef, RelationKind, Revoke, Statement};
 use crate::sql::tokens::Cursor;
-
-pub fn create_user(cursor: &mut Cursor<'_>) -> Result<Statement> {
-    let if_not_exists = if_not_exists(cursor)?;
-    let name = cursor.ident("a user")?;
-    let password = if cursor.take("PASSWORD") { Some(password(cursor)?) } else { None };
-    Ok(Statement::CreateUser { name, if_not_exists, password })
-}
-
-pub fn alter_user(cursor: &mut Cursor<'_>) -> Result<Statement> {
-    let name = cursor.ident("a user")?;
-    if cursor.is_at("SET CERTIFICATE SUBJECT") {
-        return Err(cursor.unsupported("ALTER USER … SET CERTIFICATE SUBJECT"));
-    }
-    let change = if cursor.take("PASSWORD") {
-        UserChange::Password(password(cursor)?)
-    } else if cursor.take("ENABLE") {
-        UserChange::Enable
-    } else if cursor.take("DISABLE") {
-        UserChange::Disable
-    } else {
-        return Err(cursor.expected("PASSWORD, ENABLE or DISABLE"));
-    };
-    Ok(Statement::AlterUser { name, change })
-}
-
-/// What stands in the place of a password is not repeated in an error: it may be one, in the wrong quotes.
-fn password(cursor: &mut Cursor<'_>) -> Result<Secret> {
-    let Position { line, column } = cursor.position();
-    cursor
-        .string("a password")
-        .map(Secret::new)
-        .map_err(|_| Error::invalid("syntax error: expected the password, between single quotes").at(line, column))
-}
 
 pub fn grant(cursor: &mut Cursor<'_>) -> Result<Statement> {
     if cursor.take("ROLE") {
@@ -52,6 +16,17 @@ pub fn grant(cursor: &mut Cursor<'_>) -> Result<Statement> {
         let to = cursor.list(principal)?;
         return Ok(Statement::GrantRole { role, to });
     }
+    let granted = privileges_to(cursor)?;
+    let grant_option = cursor.take("WITH GRANT OPTION");
+    Ok(Statement::Grant(Box::new(Grant { grant_option, ..granted })))
+}
+
+pub fn deny(cursor: &mut Cursor<'_>) -> Result<Statement> {
+    Ok(Statement::Grant(Box::new(Grant { deny: true, ..privileges_to(cursor)? })))
+}
+
+/// `SELECT, … ON … TO …`
+fn privileges_to(cursor: &mut Cursor<'_>) -> Result<Grant> {
     let place = cursor.position();
     let privileges = privileges(cursor)?;
     cursor.expect("ON")?;
@@ -59,8 +34,7 @@ pub fn grant(cursor: &mut Cursor<'_>) -> Result<Statement> {
     check_privileges(&privileges, &on, place)?;
     cursor.expect("TO")?;
     let to = cursor.list(principal)?;
-    let grant_option = cursor.take("WITH GRANT OPTION");
-    Ok(Statement::Grant(Box::new(Grant { privileges, on, to, grant_option })))
+    Ok(Grant { privileges, on, to, grant_option: false, deny: false })
 }
 
 pub fn revoke(cursor: &mut Cursor<'_>) -> Result<Statement> {
@@ -169,18 +143,23 @@ pub fn principal(cursor: &mut Cursor<'_>) -> Result<PrincipalRef> {
     } else if cursor.take("ROLE") {
         Ok(PrincipalRef::Role(cursor.ident("a role")?))
     } else if cursor.take("GROUP") {
-        let Position { line, column } = cursor.position();
-        let group = cursor.string("a group, between single quotes")?;
-        if group.is_empty() || group.chars().any(char::is_control) {
-            return Err(Error::invalid("a group's name is not empty and holds no control characters").at(line, column));
-        }
-        Ok(PrincipalRef::Group(group))
+        Ok(PrincipalRef::Group(group(cursor)?))
     } else {
         Err(cursor.expected("USER, ROLE or GROUP"))
     }
 }
 
-fn policy_principal(cursor: &mut Cursor<'_>) -> Result<PrincipalRef> {
+/// The name of a group, between single quotes.
+pub(super) fn group(cursor: &mut Cursor<'_>) -> Result<String> {
+    let Position { line, column } = cursor.position();
+    let group = cursor.string("a group, between single quotes")?;
+    if group.is_empty() || group.chars().any(char::is_control) {
+        return Err(Error::invalid("a group's name is not empty and holds no control characters").at(line, column));
+    }
+    Ok(group)
+}
+
+pub(super) fn policy_principal(cursor: &mut Cursor<'_>) -> Result<PrincipalRef> {
     if cursor.take("ALL") { Ok(PrincipalRef::All) } else { principal(cursor) }
 }
 
@@ -238,7 +217,7 @@ fn command(cursor: &mut Cursor<'_>) -> Result<PolicyCommand> {
     Err(cursor.expected("ALL, SELECT, INSERT, UPDATE or DELETE"))
 }
 
-fn expression(cursor: &mut Cursor<'_>) -> Result<Expression> {
+pub(super) fn expression(cursor: &mut Cursor<'_>) -> Result<Expression> {
     let (first, close) = cursor.brackets()?;
     let position = cursor.tokens().position(first);
     Ok(Expression { text: parse_expression(cursor.tokens(), first, close)?, position })

@@ -1,8 +1,13 @@
 //! Our own grammar: which statement it is by its first words, then its clauses, then nothing more.
 
 mod access;
+mod insert;
+mod masks;
 mod objects;
+mod sessions;
 mod show;
+mod subject;
+mod users;
 
 use datafusion::sql::sqlparser::tokenizer::Token;
 
@@ -12,14 +17,9 @@ use super::tokens::{Cursor, Tokens};
 use crate::error::{Error, Result};
 
 /// Grammar of the dialect (and of what drivers send by habit) that is not built, by its first words.
-const NOT_BUILT: [&str; 53] = [
+const NOT_BUILT: [&str; 35] = [
     "CREATE CATALOG",
     "DROP CATALOG",
-    "CREATE MASKING POLICY",
-    "CREATE OR REPLACE MASKING POLICY",
-    "DROP MASKING POLICY",
-    "CREATE TOKEN",
-    "DROP TOKEN",
     "CREATE FUNCTION",
     "CREATE OR REPLACE FUNCTION",
     "CREATE INDEX",
@@ -34,7 +34,6 @@ const NOT_BUILT: [&str; 53] = [
     "ALTER ROLE",
     "ALTER POLICY",
     "COMMENT ON",
-    "INSERT INTO",
     "INSERT OVERWRITE",
     "UPDATE",
     "DELETE FROM",
@@ -45,18 +44,6 @@ const NOT_BUILT: [&str; 53] = [
     "VACUUM",
     "RESTORE TABLE",
     "DESCRIBE HISTORY",
-    "SHOW TOKENS",
-    "SHOW MASKING POLICIES",
-    "SHOW EFFECTIVE POLICIES",
-    "SHOW EMERGENCY ACCESS",
-    "SET ROLE",
-    "SET EMERGENCY ACCESS",
-    "END EMERGENCY ACCESS",
-    "DENY",
-    "EXPLAIN POLICY",
-    "EXECUTE AS USER",
-    "KILL QUERY",
-    "KILL SESSION",
     "REFRESH",
     "BEGIN",
     "START TRANSACTION",
@@ -74,7 +61,9 @@ pub fn parse(tokens: &Tokens<'_>, parameters: usize) -> Result<Statement> {
     if cursor.is_at_end() {
         return Err(Error::invalid("the statement is empty").at(1, 1));
     }
-    if let Some(words) = NOT_BUILT.iter().find(|words| cursor.is_at(words)) {
+    // EXECUTE alone runs what PREPARE has made.
+    let is_not_built = |words: &&&str| cursor.is_at(words) && !cursor.is_at("EXECUTE AS USER");
+    if let Some(words) = NOT_BUILT.iter().find(is_not_built) {
         return Err(cursor.unsupported(words));
     }
     let statement = statement(&mut cursor, parameters)?;
@@ -92,6 +81,12 @@ fn statement(cursor: &mut Cursor<'_>, parameters: usize) -> Result<Statement> {
     if cursor.take("EXPLAIN") {
         return explain(cursor, parameters);
     }
+    if cursor.take("INSERT") {
+        return insert::insert(cursor, parameters);
+    }
+    if cursor.take("EXECUTE AS USER") {
+        return subject::execute_as(cursor, parameters);
+    }
     if cursor.take("CREATE") {
         return create(cursor, parameters);
     }
@@ -100,6 +95,9 @@ fn statement(cursor: &mut Cursor<'_>, parameters: usize) -> Result<Statement> {
     }
     if cursor.take("ALTER") {
         return alter(cursor);
+    }
+    if cursor.take("DENY") {
+        return access::deny(cursor);
     }
     if cursor.take("GRANT") {
         return access::grant(cursor);
@@ -117,11 +115,21 @@ fn statement(cursor: &mut Cursor<'_>, parameters: usize) -> Result<Statement> {
     if cursor.take("USE") {
         return show::use_catalog(cursor);
     }
+    if cursor.take("SET EMERGENCY ACCESS") {
+        return sessions::set_emergency_access(cursor);
+    }
+    if cursor.take("END EMERGENCY ACCESS") {
+        let id = if cursor.is_at_end() { None } else { Some(sessions::id(cursor)?) };
+        return Ok(Statement::EndEmergencyAccess { id });
+    }
     if cursor.take("SET") {
         return show::set(cursor);
     }
     if cursor.take("RESET") {
         return show::reset(cursor);
+    }
+    if cursor.take("KILL") {
+        return sessions::kill(cursor);
     }
     Err(cursor.expected("a statement"))
 }
@@ -138,8 +146,11 @@ fn create(cursor: &mut Cursor<'_>, parameters: usize) -> Result<Statement> {
     if cursor.take("POLICY") {
         return access::create_policy(cursor, or_replace);
     }
+    if cursor.take("MASKING POLICY") {
+        return masks::create(cursor, or_replace);
+    }
     if or_replace {
-        return Err(place.expected("TABLE, VIEW or POLICY"));
+        return Err(place.expected("TABLE, VIEW, POLICY or MASKING POLICY"));
     }
     if cursor.take("SCHEMA") {
         return objects::create_schema(cursor);
@@ -148,13 +159,16 @@ fn create(cursor: &mut Cursor<'_>, parameters: usize) -> Result<Statement> {
         return objects::create_external_table(cursor);
     }
     if cursor.take("USER") {
-        return access::create_user(cursor);
+        return users::create(cursor);
     }
     if cursor.take("ROLE") {
         let if_not_exists = if_not_exists(cursor)?;
         return Ok(Statement::CreateRole { name: cursor.ident("a role")?, if_not_exists });
     }
-    Err(cursor.expected("SCHEMA, TABLE, EXTERNAL TABLE, VIEW, USER, ROLE or POLICY"))
+    if cursor.take("TOKEN") {
+        return users::create_token(cursor);
+    }
+    Err(cursor.expected("SCHEMA, TABLE, EXTERNAL TABLE, VIEW, USER, ROLE, TOKEN, POLICY or MASKING POLICY"))
 }
 
 fn drop(cursor: &mut Cursor<'_>) -> Result<Statement> {
@@ -181,12 +195,18 @@ fn drop(cursor: &mut Cursor<'_>) -> Result<Statement> {
         cursor.expect("ON")?;
         return Ok(Statement::DropPolicy { name, on: access::policy_object(cursor)?, if_exists });
     }
-    Err(cursor.expected("SCHEMA, TABLE, VIEW, USER, ROLE or POLICY"))
+    if cursor.take("MASKING POLICY") {
+        return masks::drop(cursor);
+    }
+    if cursor.take("TOKEN") {
+        return users::drop_token(cursor);
+    }
+    Err(cursor.expected("SCHEMA, TABLE, VIEW, USER, ROLE, TOKEN, POLICY or MASKING POLICY"))
 }
 
 fn alter(cursor: &mut Cursor<'_>) -> Result<Statement> {
     if cursor.take("USER") {
-        return access::alter_user(cursor);
+        return users::alter(cursor);
     }
     if cursor.take("TABLE") {
         return objects::alter_relation(cursor, super::statement::RelationKind::Table);
@@ -198,6 +218,9 @@ fn alter(cursor: &mut Cursor<'_>) -> Result<Statement> {
 }
 
 fn explain(cursor: &mut Cursor<'_>, parameters: usize) -> Result<Statement> {
+    if cursor.take("POLICY") {
+        return subject::explain_policy(cursor, parameters);
+    }
     let (mut analyze, mut verbose, mut format) = (false, false, None);
     loop {
         if !analyze && cursor.take("ANALYZE") {

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use datafusion::sql::sqlparser::ast;
 use datafusion::sql::sqlparser::tokenizer::Token;
 use lazaret_catalog::meta::TableFormat;
 
 use super::{if_exists, if_not_exists, no_parameters};
-use crate::error::{Error, Result};
-use crate::sql::query::parse_query;
-use crate::sql::statement::{CreateExternalTable, CreateTableAs, CreateView, RelationKind, Statement};
+use crate::error::{Error, Position, Result};
+use crate::sql::names::UserName;
+use crate::sql::query::{parse_relation, parse_type};
+use crate::sql::statement::{CreateExternalTable, CreateTableAs, CreateView, NewColumn, Query, RelationKind, Statement};
 use crate::sql::tokens::Cursor;
 
 pub fn create_schema(cursor: &mut Cursor<'_>) -> Result<Statement> {
@@ -29,26 +31,27 @@ pub fn drop_schema(cursor: &mut Cursor<'_>) -> Result<Statement> {
 pub fn drop_relation(cursor: &mut Cursor<'_>, kind: RelationKind) -> Result<Statement> {
     let if_exists = if_exists(cursor)?;
     let name = cursor.object_name("a name")?;
-    if cursor.is("CASCADE") {
-        return Err(cursor.unsupported(match kind {
-            RelationKind::Table => "DROP TABLE … CASCADE",
-            RelationKind::View => "DROP VIEW … CASCADE",
-        }));
+    let cascade = cursor.take("CASCADE");
+    if !cascade {
+        let _ = cursor.take("RESTRICT");
     }
-    Ok(Statement::Drop { kind, name, if_exists })
+    Ok(Statement::Drop { kind, name, if_exists, cascade })
 }
 
 pub fn alter_relation(cursor: &mut Cursor<'_>, kind: RelationKind) -> Result<Statement> {
     let name = cursor.object_name("a name")?;
-    for words in ["ADD COLUMN", "DROP COLUMN", "RENAME COLUMN", "ALTER COLUMN", "RENAME TO", "SET TBLPROPERTIES", "OWNER TO"] {
+    for words in ["ADD COLUMN", "DROP COLUMN", "RENAME COLUMN", "ALTER COLUMN", "RENAME TO", "SET TBLPROPERTIES"] {
         if cursor.is_at(words) {
             let what = if kind == RelationKind::Table { "TABLE" } else { "VIEW" };
             return Err(cursor.unsupported(format_args!("ALTER {what} … {words}")));
         }
     }
+    if cursor.take("OWNER TO") {
+        return Ok(Statement::SetOwner { kind, name, owner: UserName(cursor.ident("a user")?) });
+    }
     let enable = cursor.take("ENABLE");
     if !enable && !cursor.take("DISABLE") {
-        return Err(cursor.expected("ENABLE or DISABLE ROW LEVEL SECURITY"));
+        return Err(cursor.expected("ENABLE or DISABLE ROW LEVEL SECURITY, or OWNER TO"));
     }
     cursor.expect("ROW")?;
     cursor.expect("LEVEL")?;
@@ -119,6 +122,10 @@ fn options(cursor: &mut Cursor<'_>) -> Result<BTreeMap<String, String>> {
     Ok(options)
 }
 
+/// What ends a column's type.
+const AFTER_A_TYPE: [&str; 12] =
+    ["NOT", "NULL", "DEFAULT", "COMMENT", "CONSTRAINT", "PRIMARY", "UNIQUE", "CHECK", "REFERENCES", "GENERATED", "COLLATE", "AS"];
+
 pub fn create_table(cursor: &mut Cursor<'_>, or_replace: bool, parameters: usize) -> Result<Statement> {
     let place = cursor.position();
     let if_not_exists = if_not_exists(cursor)?;
@@ -126,9 +133,8 @@ pub fn create_table(cursor: &mut Cursor<'_>, or_replace: bool, parameters: usize
         return Err(Error::invalid("OR REPLACE and IF NOT EXISTS exclude each other").at(place.line, place.column));
     }
     let name = cursor.object_name("a table")?;
-    if *cursor.peek() == Token::LParen {
-        return Err(cursor.unsupported("CREATE TABLE with columns"));
-    }
+    let place = cursor.position();
+    let columns = if *cursor.peek() == Token::LParen { columns(cursor)? } else { Vec::new() };
     let format = if cursor.take("USING") {
         if cursor.is("ICEBERG") {
             return Err(cursor.unsupported("CREATE TABLE … USING ICEBERG"));
@@ -151,9 +157,90 @@ pub fn create_table(cursor: &mut Cursor<'_>, or_replace: bool, parameters: usize
             return Err(cursor.unsupported(format_args!("CREATE TABLE … {clause}")));
         }
     }
-    cursor.expect("AS")?;
-    let query = parse_query(cursor, parameters)?;
-    Ok(Statement::CreateTableAs(Box::new(CreateTableAs { name, or_replace, if_not_exists, format, partitioned_by, query })))
+    let query = if columns.is_empty() {
+        cursor.expect("AS")?;
+        parse_relation(cursor, parameters)?
+    } else if cursor.is("AS") {
+        return Err(cursor.unsupported("CREATE TABLE with columns AS"));
+    } else {
+        no_rows(cursor, &columns, place)?
+    };
+    Ok(Statement::CreateTableAs(Box::new(CreateTableAs { name, or_replace, if_not_exists, format, columns, partitioned_by, query })))
+}
+
+/// `(name TYPE [NOT NULL], …)`.
+fn columns(cursor: &mut Cursor<'_>) -> Result<Vec<NewColumn>> {
+    cursor.expect_token(&Token::LParen)?;
+    let columns = cursor.list(column)?;
+    cursor.expect_token(&Token::RParen)?;
+    for (number, column) in columns.iter().enumerate() {
+        if columns[..number].iter().any(|other| other.name == column.name) {
+            let Position { line, column: place } = column.name.position;
+            return Err(Error::invalid(format!("column \"{}\" is there twice", column.name)).at(line, place));
+        }
+    }
+    Ok(columns)
+}
+
+fn column(cursor: &mut Cursor<'_>) -> Result<NewColumn> {
+    let name = cursor.ident("a column")?;
+    let (from, position) = (cursor.at(), cursor.position());
+    let mut open = 0_usize;
+    loop {
+        match cursor.peek() {
+            Token::LParen | Token::Lt | Token::LBracket => open += 1,
+            Token::RParen | Token::Comma if open == 0 => break,
+            Token::RParen | Token::Gt | Token::RBracket => open = open.saturating_sub(1),
+            Token::ShiftRight => open = open.saturating_sub(2),
+            Token::EOF => break,
+            _ if open == 0 && AFTER_A_TYPE.iter().any(|word| cursor.is(word)) => break,
+            _ => {}
+        }
+        cursor.advance();
+    }
+    if cursor.at() == from {
+        return Err(cursor.expected("a type"));
+    }
+    let data_type = match parse_type(cursor.tokens(), from, cursor.at())? {
+        ast::DataType::Custom(name, _) => {
+            return Err(Error::invalid(format!("type \"{name}\" is not known")).at(position.line, position.column));
+        }
+        // The names that SHOW has for it, and others.
+        ast::DataType::Varbinary(_) | ast::DataType::Binary(_) | ast::DataType::Blob(_) => ast::DataType::Bytea,
+        known => known,
+    };
+    let mut not_null = false;
+    loop {
+        if cursor.take("NOT NULL") {
+            not_null = true;
+        } else if let Some(word) = AFTER_A_TYPE.iter().find(|word| cursor.is(word)) {
+            if !cursor.take("NULL") {
+                return Err(cursor.unsupported(format_args!("{word} of a column")));
+            }
+        } else {
+            return Ok(NewColumn { name, data_type, not_null, position });
+        }
+    }
+}
+
+/// A query of these columns that has no rows.
+fn no_rows(cursor: &Cursor<'_>, columns: &[NewColumn], place: Position) -> Result<Query> {
+    let shape = || Error::internal("a SELECT that is none");
+    let parsed = lazaret_catalog::governed::parse::query("SELECT CAST(NULL AS INT) AS a WHERE false").map_err(Error::internal)?;
+    let ast::Statement::Query(mut ast) = parsed else { return Err(shape()) };
+    let ast::SetExpr::Select(select) = ast.body.as_mut() else { return Err(shape()) };
+    let Some(ast::SelectItem::ExprWithAlias { expr: ast::Expr::Cast { .. }, .. }) = select.projection.first() else { return Err(shape()) };
+    let template = select.projection.remove(0);
+    for column in columns {
+        let mut item = template.clone();
+        if let ast::SelectItem::ExprWithAlias { expr: ast::Expr::Cast { data_type, .. }, alias } = &mut item {
+            *data_type = column.data_type.clone();
+            *alias = ast::Ident::with_quote('"', column.name.as_str());
+        }
+        select.projection.push(item);
+    }
+    let text = cursor.tokens().text(cursor.tokens().at(place), cursor.at()).to_owned();
+    Ok(Query { ast, text, parameters: 0, repeated: Vec::new() })
 }
 
 pub fn create_view(cursor: &mut Cursor<'_>, or_replace: bool, parameters: usize) -> Result<Statement> {
@@ -165,6 +252,6 @@ pub fn create_view(cursor: &mut Cursor<'_>, or_replace: bool, parameters: usize)
     if parameters > 0 {
         return Err(no_parameters(cursor.tokens()));
     }
-    let query = parse_query(cursor, parameters)?;
+    let query = parse_relation(cursor, parameters)?;
     Ok(Statement::CreateView(Box::new(CreateView { name, or_replace, query })))
 }

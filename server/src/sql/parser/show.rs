@@ -2,10 +2,10 @@
 
 use datafusion::sql::sqlparser::tokenizer::Token;
 
-use super::access;
+use super::{access, masks, subject, users};
 use crate::error::Result;
 use crate::sql::names::UserName;
-use crate::sql::statement::{ObjectRef, PrincipalRef, RelationKind, Show, ShowGrants, Statement};
+use crate::sql::statement::{ObjectRef, PrincipalRef, RelationKind, RoleChoice, Show, ShowGrants, Statement};
 use crate::sql::tokens::Cursor;
 
 pub fn show(cursor: &mut Cursor<'_>) -> Result<Show> {
@@ -28,14 +28,30 @@ pub fn show(cursor: &mut Cursor<'_>) -> Result<Show> {
         Ok(Show::CreateTable(cursor.object_name("a table or view")?))
     } else if cursor.take("USERS") {
         Ok(Show::Users)
+    } else if cursor.take("TOKENS") {
+        Ok(Show::Tokens(if cursor.take("FOR USER") { Some(cursor.ident("a user")?) } else { None }))
     } else if cursor.take("ROLES") {
         Ok(Show::Roles)
     } else if cursor.take("GRANTS") {
         show_grants(cursor)
     } else if cursor.take("POLICIES") {
         Ok(Show::Policies(if cursor.take("ON") { Some(object_or_table(cursor)?) } else { None }))
+    } else if cursor.take("MASKING POLICIES") {
+        Ok(Show::MaskingPolicies(if cursor.take("ON") { Some(masks::table(cursor)?) } else { None }))
+    } else if cursor.take("EMERGENCY ACCESS") {
+        Ok(Show::EmergencyAccess)
+    } else if cursor.take("EFFECTIVE POLICIES") {
+        cursor.expect("ON")?;
+        let place = cursor.clone();
+        let on = object_or_table(cursor)?;
+        if !matches!(on, ObjectRef::Relation(..)) {
+            return Err(place.expected("a table or view"));
+        }
+        let of = if cursor.take("FOR") { Some(subject::subject_ref(cursor)?) } else { None };
+        Ok(Show::EffectivePolicies { on, of })
     } else {
-        Err(cursor.expected("CATALOGS, SCHEMAS, TABLES, COLUMNS, CREATE TABLE, USERS, ROLES, GRANTS, POLICIES, SETTINGS or WARNINGS"))
+        const EVERY: &str = "CATALOGS, SCHEMAS, TABLES, COLUMNS, CREATE TABLE, USERS, TOKENS, ROLES, GRANTS, POLICIES, MASKING POLICIES, EFFECTIVE POLICIES, EMERGENCY ACCESS, SETTINGS or WARNINGS";
+        Err(cursor.expected(EVERY))
     }
 }
 
@@ -71,6 +87,9 @@ pub fn use_catalog(cursor: &mut Cursor<'_>) -> Result<Statement> {
 }
 
 pub fn set(cursor: &mut Cursor<'_>) -> Result<Statement> {
+    if cursor.take("ROLE") {
+        return users::set_role(cursor);
+    }
     let name = if cursor.take("TIME ZONE") {
         "time_zone".to_owned()
     } else {
@@ -99,6 +118,9 @@ fn value(cursor: &mut Cursor<'_>) -> Result<String> {
 pub fn reset(cursor: &mut Cursor<'_>) -> Result<Statement> {
     if cursor.take("ALL") {
         return Ok(Statement::Reset { name: None });
+    }
+    if cursor.take("ROLE") {
+        return Ok(Statement::SetRole(RoleChoice::All));
     }
     Ok(Statement::Reset { name: Some(cursor.object_name("a setting")?.to_string()) })
 }

@@ -1,16 +1,21 @@
-//! Who may what: users, roles, privileges and row policies.
+//! Who may what: users and their tokens, roles, privileges, row and masking policies.
 //!
 //! Each statement is decided inside the transaction that makes it, on the state that it changes. Rights are checked before
 //! anything is said about what exists.
 
+mod effective;
+mod explain;
+mod masks;
 mod policies;
 mod principals;
 mod privileges;
 mod roles;
 mod show;
+mod subjects;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests;
+mod tokens;
 mod users;
 
 use lazaret_auth::grant::is_visible;
@@ -24,7 +29,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::sql::Statement;
 use crate::sql::statement::{ObjectRef, RelationKind};
 
-pub use show::{result_schema, rows};
+pub use explain::{explain_policy, explain_policy_schema};
+pub(super) use principals::resolve_receiver;
+pub use show::{all_grants, all_grants_schema, all_policies, all_policies_schema, result_schema, rows};
+pub use subjects::in_place_of;
+pub use tokens::{create as create_token, new_token_schema};
 
 /// Runs a statement about users, roles, privileges or policies.
 pub async fn run(context: &StatementContext, statement: &Statement) -> Result<UpdateOutcome> {
@@ -32,6 +41,7 @@ pub async fn run(context: &StatementContext, statement: &Statement) -> Result<Up
         Statement::CreateUser { name, if_not_exists, password } => users::create(context, name, *if_not_exists, password.as_ref()).await,
         Statement::AlterUser { name, change } => users::alter(context, name, change).await,
         Statement::DropUser { name, if_exists } => users::drop(context, name, *if_exists).await,
+        Statement::DropToken { name, user } => tokens::drop(context, name, user).await,
         Statement::CreateRole { name, if_not_exists } => roles::create(context, name, *if_not_exists).await,
         Statement::DropRole { name, if_exists } => roles::drop(context, name, *if_exists).await,
         Statement::GrantRole { role, to } => roles::grant(context, role, to).await,
@@ -40,6 +50,8 @@ pub async fn run(context: &StatementContext, statement: &Statement) -> Result<Up
         Statement::Revoke(revoke) => privileges::revoke(context, revoke).await,
         Statement::CreatePolicy(policy) => policies::create(context, policy).await,
         Statement::DropPolicy { name, on, if_exists } => policies::drop(context, name, on, *if_exists).await,
+        Statement::CreateMaskingPolicy(policy) => masks::create(context, policy).await,
+        Statement::DropMaskingPolicy { name, on, if_exists } => masks::drop(context, name, on, *if_exists).await,
         Statement::RowLevelSecurity { kind, name, enable } => policies::row_level_security(context, *kind, name, *enable).await,
         _ => Err(Error::internal("a statement that is not about access")),
     }?;
@@ -98,6 +110,11 @@ fn find_either<'a>(context: &StatementContext, state: &'a State, rights: &Author
 
 /// Such as `table "lazaret.public.t"`, of a stored object; `None` where the principal does not see it.
 fn shown(state: &State, rights: &Authority, object: ObjectId) -> Option<(&'static str, String, Option<ObjectPath>)> {
+    named(state, object).filter(|(_, _, path)| path.is_none_or(|path| is_visible(state, rights, path)))
+}
+
+/// As [`shown`], for whoever knows already that it is there.
+fn named(state: &State, object: ObjectId) -> Option<(&'static str, String, Option<ObjectPath>)> {
     let (what, name, path) = match object {
         ObjectId::System => return Some(("SYSTEM", "system".to_owned(), None)),
         ObjectId::Catalog(id) => ("CATALOG", state.catalog_by_id(id)?.name.clone(), ObjectPath::catalog(id)),
@@ -114,5 +131,5 @@ fn shown(state: &State, rights: &Authority, object: ObjectId) -> Option<(&'stati
             (kind, state.qualified_name(id)?.join("."), state.path_of(id)?)
         }
     };
-    is_visible(state, rights, path).then_some((what, name, Some(path)))
+    Some((what, name, Some(path)))
 }

@@ -1,25 +1,30 @@
 //! Row policies: made, dropped, and switched on and off for a table.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use datafusion::catalog::TableProvider;
 use datafusion::error::DataFusionError;
-use datafusion::execution::SessionState;
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::prelude::SessionConfig;
 use lazaret_auth::grant::{authorize, authorize_system};
 use lazaret_auth::policy::BoundColumn;
-use lazaret_auth::{AccessReader, Authority, Grantee, ObjectId, PolicyId, Privilege, RowPolicy};
-use lazaret_catalog::governed::{BindError, PolicyBinder, identity_functions, session_config};
+use lazaret_auth::{
+    AccessReader, Authority, CheckSubqueries, Grantee, ObjectId, PolicyCommand, PolicyId, PolicyKind, PolicySubqueries, Privilege,
+    RowPolicy,
+};
+use lazaret_catalog::governed::{BindError, session_config};
 use lazaret_catalog::lake::{LakeError, TableSource};
 use lazaret_catalog::meta::{Change, Definition, Entity, EntityId, Relation, State};
 use lazaret_catalog::namespace::{CatalogError, Namespace, TableOpener};
 
 use super::principals::{is_known, name_of, not_found, resolve};
 use super::{Target, find};
+use crate::engine::bind_functions;
+use crate::engine::failure;
 use crate::error::{Error, ErrorKind, Position, Result};
-use crate::sql::statement::{CreatePolicy, Expression, ObjectRef, PrincipalRef, RelationKind};
+use crate::sql::statement::{CreatePolicy, ObjectRef, PrincipalRef, RelationKind};
 use crate::sql::{Ident, ObjectName};
 use crate::statements::StatementContext;
 use crate::statements::objects::{already_exists, chain, change};
@@ -35,6 +40,7 @@ pub async fn create(context: &StatementContext, create: &CreatePolicy) -> Result
 
     let id = PolicyId::generate();
     let mut unknown = Vec::new();
+    let mut closed = None;
     change(context, |state, rights| {
         let target = find(context, state, rights, &create.on)?;
         require_policies(state, rights, &target)?;
@@ -59,10 +65,13 @@ pub async fn create(context: &StatementContext, create: &CreatePolicy) -> Result
             using: create.using.as_ref().map(|expr| expr.text.clone()),
             with_check: create.with_check.as_ref().map(|expr| expr.text.clone()),
             columns: bound.columns.clone(),
+            subqueries: bound.subqueries.clone(),
             creator: rights.name().clone(),
             version: existing.map_or(1, |policy| policy.version + 1),
             comment: create.comment.clone(),
         };
+        let others = permissive(state, &target).filter(|other| other.id != policy.id);
+        closed = (target.relation.is_some() && others.chain(shows_rows(&policy)).next().is_none()).then(|| without_rows(&target.shown));
         let mut changes = vec![Change::Put(Entity::Policy(policy))];
         let is_first = state.policies_on(target.id).is_empty();
         if let Some(relation) = target.relation.filter(|relation| is_first && !relation.row_security) {
@@ -74,7 +83,24 @@ pub async fn create(context: &StatementContext, create: &CreatePolicy) -> Result
     for name in unknown {
         context.warn(format!("policy \"{}\" names \"{name}\", who is not known: a misspelt name?", create.name));
     }
+    if let Some(closed) = closed {
+        context.warn(closed);
+    }
     Ok(())
+}
+
+/// The policies that can show rows of an object: its own, and those of what it lies in.
+fn permissive<'a>(state: &'a State, target: &Target<'_>) -> impl Iterator<Item = &'a RowPolicy> {
+    target.reach().into_iter().flat_map(|object| state.policies_on(object)).filter_map(|policy| shows_rows(policy))
+}
+
+fn shows_rows(policy: &RowPolicy) -> Option<&RowPolicy> {
+    let shows = policy.kind == PolicyKind::Permissive && policy.command.covers(PolicyCommand::Select) && policy.using.is_some();
+    shows.then_some(policy)
+}
+
+fn without_rows(shown: &str) -> String {
+    format!("{shown} has row-level security on and no permissive policy for SELECT: it shows no rows")
 }
 
 /// Leaves row-level security on: without a policy the table then shows no rows.
@@ -128,9 +154,11 @@ fn covered(state: &State, object: ObjectId) -> Vec<&Arc<Relation>> {
 
 pub async fn row_level_security(context: &StatementContext, kind: RelationKind, name: &ObjectName, enable: bool) -> Result<()> {
     let object = ObjectRef::Relation(kind, name.clone());
+    let mut closed = None;
     change(context, |state, rights| {
         let target = find(context, state, rights, &object)?;
         require_policies(state, rights, &target)?;
+        closed = (enable && permissive(state, &target).next().is_none()).then(|| without_rows(&target.shown));
         let changed = target.relation.filter(|relation| relation.row_security != enable);
         Ok(changed
             .map(|relation| Change::Put(Entity::Relation(Relation { row_security: enable, ..Relation::clone(relation) })))
@@ -138,6 +166,9 @@ pub async fn row_level_security(context: &StatementContext, kind: RelationKind, 
             .collect())
     })
     .await?;
+    if let Some(closed) = closed {
+        context.warn(closed);
+    }
     Ok(())
 }
 
@@ -149,14 +180,14 @@ pub(super) fn manages_policies(state: &State, rights: &Authority, target: &Targe
     }
 }
 
-fn require_policies(state: &State, rights: &Authority, target: &Target<'_>) -> Result<()> {
+pub(super) fn require_policies(state: &State, rights: &Authority, target: &Target<'_>) -> Result<()> {
     if manages_policies(state, rights, target) {
         return Ok(());
     }
     Err(Error::denied(format!("{} on {} is required", Privilege::ManagePolicies, target.shown)))
 }
 
-fn grantees(context: &StatementContext, state: &State, principals: &[PrincipalRef]) -> Result<Vec<Grantee>> {
+pub(super) fn grantees(context: &StatementContext, state: &State, principals: &[PrincipalRef]) -> Result<Vec<Grantee>> {
     principals.iter().map(|principal| resolve(context, state, principal)).collect()
 }
 
@@ -164,6 +195,7 @@ fn grantees(context: &StatementContext, state: &State, principals: &[PrincipalRe
 struct Bound {
     object: ObjectId,
     columns: Vec<BoundColumn>,
+    subqueries: Option<PolicySubqueries>,
 }
 
 /// On a table or view: BOOLEAN over its columns, which are remembered. On what holds tables it is bound table by table,
@@ -175,38 +207,80 @@ async fn bind(
     target: &Target<'_>,
     create: &CreatePolicy,
 ) -> Result<Bound> {
-    let mut columns: Vec<BoundColumn> = Vec::new();
-    if target.relation.is_some() {
-        let schema = schema_of(context, state, rights, target).await?;
-        let session = binding_state(state, rights)?;
-        for expr in create.using.iter().chain(&create.with_check) {
-            let found = PolicyBinder::new(&session).bind_new_policy(&expr.text, &schema).map_err(|error| refused(error, expr))?;
-            columns.extend(found.into_iter().filter(|column| !columns.iter().any(|known| known.name == column.name)).collect::<Vec<_>>());
+    let (catalog, schema) = {
+        let session = context.session.state.lock();
+        (session.catalog.clone(), session.schema.clone())
+    };
+    let columns = match target.relation {
+        Some(relation) => Some((relation.name.as_str(), schema_of(context, state, rights, target).await?)),
+        None => None,
+    };
+    // Subqueries are read with stored rights, now as later.
+    let creator = Authority::stored(state.as_ref(), rights.name()).bound_by(state.as_ref(), rights.groups());
+    let names = namespace(context, state, creator, &catalog, &schema).map_err(Error::internal)?;
+    let mut bound = Bound { object: target.id, columns: Vec::new(), subqueries: None };
+    let mut reads = BTreeSet::new();
+    let mut texts = [None, None];
+    for (expr, found_in) in [&create.using, &create.with_check].into_iter().zip(&mut texts) {
+        let Some(expr) = expr else { continue };
+        let found = match &columns {
+            Some((relation, columns)) => names.bind_new_policy(relation, &expr.text, columns).await,
+            None => names.bind_new_names(&expr.text),
+        };
+        let found = found.map_err(|error| refused(error, expr.position))?;
+        let columns: Vec<String> = found.columns.iter().map(|column| column.name.clone()).collect();
+        if let Some(read) = found.reads {
+            reads.extend(read.iter().copied());
+            *found_in = Some((read.into_iter().collect(), columns));
         }
+        let known = |column: &BoundColumn| bound.columns.iter().any(|known| known.name == column.name);
+        let new: Vec<BoundColumn> = found.columns.into_iter().filter(|column| !known(column)).collect();
+        bound.columns.extend(new);
     }
-    Ok(Bound { object: target.id, columns })
+    let [using, check] = texts;
+    if using.is_some() || check.is_some() {
+        let creator_groups = rights.groups().clone();
+        let in_using = using.is_some();
+        let (using_reads, using_columns) = using.unwrap_or_default();
+        let check = check.map(|(reads, columns)| CheckSubqueries { reads, columns });
+        let (reads, using_reads) = (reads.into_iter().collect(), Some(using_reads));
+        bound.subqueries = Some(PolicySubqueries { catalog, schema, reads, using_columns, creator_groups, in_using, using_reads, check });
+    }
+    Ok(bound)
 }
 
-fn refused(error: BindError, expr: &Expression) -> Error {
-    let Position { line, column } = expr.position;
+/// What the constants of a policy may take when it is made.
+const MAX_POLICY_BYTES: usize = 64 << 20;
+
+pub(super) fn namespace(
+    context: &StatementContext,
+    state: &Arc<State>,
+    rights: Authority,
+    catalog: &str,
+    schema: &str,
+) -> std::result::Result<Namespace, DataFusionError> {
+    let opener: Arc<dyn TableOpener> = Arc::clone(&context.lake) as Arc<dyn TableOpener>;
+    let mut template = SessionStateBuilder::new_with_default_features().with_config(session_config(SessionConfig::new())).build();
+    bind_functions(&mut template, MAX_POLICY_BYTES)?;
+    Namespace::new(Arc::clone(state), rights, opener, template, catalog, schema)
+}
+
+pub(super) fn refused(error: BindError, Position { line, column }: Position) -> Error {
     let error = match error {
         BindError::Unsupported(what) => Error::unsupported(format!("{what} in a policy")),
-        BindError::Closed { .. } => Error::new(ErrorKind::FailedPrecondition, error.to_string()),
-        BindError::Parse(_) | BindError::Plan(_) | BindError::NotBoolean(_) | BindError::NotAllowed(_) | BindError::Volatile(_) => {
-            Error::invalid(error.to_string())
-        }
+        BindError::Closed { .. } | BindError::MaskClosed { .. } => Error::new(ErrorKind::FailedPrecondition, error.to_string()),
+        BindError::Inside(error) => failure::from_datafusion(error),
+        BindError::Parse(_)
+        | BindError::Plan(_)
+        | BindError::NotBoolean(_)
+        | BindError::NotAllowed(_)
+        | BindError::Hidden(_)
+        | BindError::Volatile(_)
+        | BindError::NoColumn(_)
+        | BindError::MaskType { .. }
+        | BindError::MaskAction { .. } => Error::invalid(error.to_string()),
     };
     error.at(line, column)
-}
-
-/// Functions and settings as queries have them, the identity functions among them.
-fn binding_state(state: &State, rights: &Authority) -> Result<SessionState> {
-    use datafusion::execution::FunctionRegistry;
-    let mut session = SessionStateBuilder::new_with_default_features().with_config(session_config(SessionConfig::new())).build();
-    for function in identity_functions(state, rights) {
-        session.register_udf(Arc::new(function)).map_err(Error::internal)?;
-    }
-    Ok(session)
 }
 
 /// The columns of a table, all of them, or of a view as this principal may select from it.
@@ -225,11 +299,8 @@ pub(super) async fn schema_of(
         }
         Definition::View { .. } => {
             let [catalog, schema, name] = state.qualified_name(relation.id).ok_or_else(|| Error::internal("a view without a name"))?;
-            let opener: Arc<dyn TableOpener> = Arc::clone(&context.lake) as Arc<dyn TableOpener>;
-            let template = SessionStateBuilder::new_with_default_features().with_config(session_config(SessionConfig::new())).build();
-            let namespace =
-                Namespace::new(Arc::clone(state), rights.clone(), opener, template, &catalog, &schema).map_err(cannot_read_view)?;
-            let view = namespace.table(&catalog, &schema, &name).await.map_err(cannot_read_view)?;
+            let names = namespace(context, state, rights.clone(), &catalog, &schema).map_err(cannot_read_view)?;
+            let view = names.table(&catalog, &schema, &name).await.map_err(cannot_read_view)?;
             Ok(view.ok_or_else(|| Error::not_found("view", &name))?.schema())
         }
     }
@@ -248,6 +319,7 @@ fn cannot_read_view(error: DataFusionError) -> Error {
 fn cannot_open(shown: &str, error: &LakeError) -> Error {
     match error {
         LakeError::Unsupported { feature } => Error::unsupported(feature),
+        LakeError::Mismatch { .. } => Error::unsupported("files that do not fit together"),
         LakeError::Internal(_) => Error::internal(chain(error)),
         _ => {
             let id = Error::internal(chain(error)).id.unwrap_or_default();

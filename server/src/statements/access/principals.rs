@@ -21,7 +21,7 @@ pub fn resolve(context: &StatementContext, state: &State, principal: &PrincipalR
     }
 }
 
-/// As [`resolve`], for whom a privilege or a role is given to: a local user must be there.
+/// As [`resolve`], for whom a privilege or a role is given to, or taken from: a local user must be there.
 pub fn resolve_receiver(context: &StatementContext, state: &State, principal: &PrincipalRef) -> Result<Grantee> {
     let grantee = resolve(context, state, principal)?;
     match (&grantee, principal) {
@@ -58,6 +58,10 @@ fn known(state: &State) -> BTreeSet<PrincipalName> {
     for policy in state.policies() {
         known.insert(policy.creator.clone());
         known.extend(policy.to.iter().chain(&policy.except).filter_map(user));
+    }
+    for mask in state.masks() {
+        known.insert(mask.creator.clone());
+        known.extend(mask.to.iter().chain(&mask.except).filter_map(user));
     }
     known
 }

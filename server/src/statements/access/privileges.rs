@@ -1,4 +1,4 @@
-//! GRANT and REVOKE of privileges.
+//! GRANT, DENY and REVOKE of privileges. Whoever manages an object may deny what is given on it.
 //!
 //! To give or take a privilege needs MANAGE on the object, or the privilege itself with grant option; MANAGE POLICIES and
 //! the privileges on the system are passed on by grant option only, for owning a thing does not give them.
@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use lazaret_auth::grant::{authorize, authorize_read, authorize_system};
-use lazaret_auth::{AccessReader, Authority, GrantId, GrantedColumns, Grantee, ObjectId, Privilege, PrivilegeGrant};
+use lazaret_auth::{AccessReader, Authority, GrantId, Grantee, ObjectId, Privilege, PrivilegeGrant};
 use lazaret_catalog::meta::{Change, Entity, EntityId, State};
 
 use super::policies::schema_of;
@@ -16,10 +16,6 @@ use crate::error::{Error, Position, Result};
 use crate::sql::statement::{Grant, GrantedPrivilege, Revoke};
 use crate::statements::StatementContext;
 use crate::statements::objects::change;
-
-/// What ALL is made of, for REVOKE of a part of it.
-const PARTS_OF_ALL: [Privilege; 6] =
-    [Privilege::Select, Privilege::Insert, Privilege::Update, Privilege::Delete, Privilege::Create, Privilege::Manage];
 
 pub async fn grant(context: &StatementContext, grant: &Grant) -> Result<()> {
     check_columns(context, grant).await?;
@@ -31,11 +27,16 @@ pub async fn grant(context: &StatementContext, grant: &Grant) -> Result<()> {
             if !may_pass_on(state, rights, &target, granted) {
                 return Err(refused(&target, granted));
             }
+            // A grant option is for giving: with a denial its holder would shut out those who gave it.
+            if grant.deny && object_privilege(&target, granted) && !may_manage(state, rights, &target, granted) {
+                return Err(Error::denied(format!("{} on {} is required", Privilege::Manage, target.shown)));
+            }
             for principal in &grant.to {
                 let grantee = resolve_receiver(context, state, principal)?;
                 let columns = column_names(granted);
-                let same =
-                    |it: &PrivilegeGrant| !it.deny && it.privilege == granted.privilege && it.grantee == grantee && it.columns == columns;
+                let same = |it: &PrivilegeGrant| {
+                    it.deny == grant.deny && it.privilege == granted.privilege && it.grantee == grantee && it.columns == columns
+                };
                 let existing = state.grants_on(target.id).iter().find(|it| same(it));
                 let stored = match existing {
                     Some(existing) if existing.grant_option || !grant.grant_option => continue,
@@ -47,7 +48,7 @@ pub async fn grant(context: &StatementContext, grant: &Grant) -> Result<()> {
                         privilege: granted.privilege,
                         grantee,
                         columns,
-                        deny: false,
+                        deny: grant.deny,
                         grant_option: grant.grant_option,
                         grantor: rights.name().clone(),
                     },
@@ -69,13 +70,17 @@ pub async fn revoke(context: &StatementContext, revoke: &Revoke) -> Result<()> {
         without.clear();
         let target = find(context, state, rights, &revoke.on)?;
         let mut grants = state.grants_on(target.id).to_vec();
+        // Rights first: what is given to whom is told to those who may take it back.
+        if let Some(granted) = revoke.privileges.iter().find(|granted| !may_pass_on(state, rights, &target, granted)) {
+            return Err(refused(&target, granted));
+        }
         for granted in &revoke.privileges {
             for principal in &revoke.from {
                 let grantee = resolve(context, state, principal)?;
                 let taken = take_back(&mut grants, granted, &grantee, revoke.grant_option_only)?;
                 let only_own = !may_manage(state, rights, &target, granted);
                 let foreign = taken.iter().any(|it| it.grantor != *rights.name());
-                if (only_own && foreign) || !may_pass_on(state, rights, &target, granted) {
+                if only_own && foreign {
                     return Err(refused(&target, granted));
                 }
                 if taken.is_empty() {
@@ -101,6 +106,11 @@ fn take_back(
 ) -> Result<Vec<PrivilegeGrant>> {
     let revoked = granted.privilege;
     let columns = column_names(granted);
+    let by_column = |it: &PrivilegeGrant| {
+        let held = it.columns.iter().flatten();
+        it.grantee == *grantee && revoked.covers(it.privilege) && held.clone().any(|column| columns.iter().flatten().any(|it| it == column))
+    };
+    let some_by_column = grants.iter().any(by_column);
     let mut taken = Vec::new();
     let mut left = Vec::new();
     for mut it in std::mem::take(grants) {
@@ -110,10 +120,11 @@ fn take_back(
             continue;
         }
         match (&columns, &it.columns) {
-            (Some(_), None) if !it.deny => {
+            // What was given on every column stays, where these columns were given or denied by name.
+            (Some(_), None) if !it.deny && !some_by_column => {
                 return Err(Error::invalid(format!("{} is given on every column: revoke that, and grant the others", it.privilege)));
             }
-            // A denial of the whole is not taken back by column.
+            // Nor is a denial of the whole taken back by column.
             (Some(_), None) => {
                 left.push(it);
                 continue;
@@ -133,7 +144,7 @@ fn take_back(
             it.grant_option = false;
             left.push(it);
         } else if is_part {
-            let rest = PARTS_OF_ALL.into_iter().filter(|part| *part != revoked);
+            let rest = Privilege::PARTS_OF_ALL.into_iter().filter(|part| *part != revoked);
             left.extend(rest.map(|privilege| PrivilegeGrant { id: GrantId::generate(), privilege, ..it.clone() }));
         } else if let (Some(revoked), Some(held)) = (&columns, &it.columns) {
             let rest: Vec<String> = held.iter().filter(|column| !revoked.contains(column)).cloned().collect();
@@ -157,10 +168,11 @@ fn differences(before: &[PrivilegeGrant], after: &[PrivilegeGrant]) -> Vec<Chang
 
 /// MANAGE covers what the object is for, not who sees which rows, nor the system.
 fn may_manage(state: &State, rights: &Authority, target: &Target<'_>, granted: &GrantedPrivilege) -> bool {
-    match (target.path, granted.privilege) {
-        (None, _) | (_, Privilege::ManagePolicies | Privilege::System(_)) => false,
-        (Some(path), _) => authorize(state, rights, path, Privilege::Manage).is_ok(),
-    }
+    object_privilege(target, granted) && target.path.is_some_and(|path| authorize(state, rights, path, Privilege::Manage).is_ok())
+}
+
+fn object_privilege(target: &Target<'_>, granted: &GrantedPrivilege) -> bool {
+    target.path.is_some() && !matches!(granted.privilege, Privilege::ManagePolicies | Privilege::System(_))
 }
 
 fn may_pass_on(state: &State, rights: &Authority, target: &Target<'_>, granted: &GrantedPrivilege) -> bool {
@@ -172,10 +184,7 @@ fn holds(state: &State, rights: &Authority, target: &Target<'_>, granted: &Grant
         (None, _) => authorize_system(state, rights, granted.privilege).is_ok(),
         (Some(path), None) => authorize(state, rights, path, granted.privilege).is_ok(),
         (Some(path), Some(columns)) => match authorize_read(state, rights, rights, path) {
-            Ok(grant) => match grant.columns() {
-                GrantedColumns::Every => true,
-                GrantedColumns::Only(held) => columns.iter().all(|column| held.contains(column.as_str())),
-            },
+            Ok(grant) => columns.iter().all(|column| grant.columns().contains(column.as_str())),
             Err(_) => false,
         },
     }

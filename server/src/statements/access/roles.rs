@@ -3,7 +3,7 @@
 use lazaret_auth::{GrantId, RoleId, SystemPrivilege};
 use lazaret_catalog::meta::{Change, ChangeError, Entity, EntityId, Role, RoleGrant, StateError};
 
-use super::principals::{name_of, not_found, resolve, resolve_receiver};
+use super::principals::{name_of, not_found, resolve_receiver};
 use crate::error::{Error, Result};
 use crate::sql::Ident;
 use crate::sql::statement::PrincipalRef;
@@ -81,7 +81,7 @@ pub async fn revoke(context: &StatementContext, name: &Ident, from: &[PrincipalR
         let role = state.role(name.as_str()).ok_or_else(|| not_found("role", name))?.id;
         let mut ids = Vec::new();
         for principal in from {
-            let grantee = resolve(context, state, principal)?;
+            let grantee = resolve_receiver(context, state, principal)?;
             let before = ids.len();
             let held = state.role_grants().filter(|grant| grant.role == role && grant.grantee == grantee).map(|grant| grant.id);
             ids.extend(held.filter(|id| !ids.contains(id)).collect::<Vec<_>>());

@@ -34,7 +34,8 @@ pub async fn create(context: &StatementContext, name: &Ident, if_not_exists: boo
             return if if_not_exists { Ok(Vec::new()) } else { Err(already_exists("user", name)) };
         }
         let name = name.as_str().to_owned();
-        let user = User { id, name, password_hash: password_hash.clone(), enabled: true, tokens_valid_after_s: 0 };
+        let password_hash = password_hash.clone();
+        let user = User { id, name, password_hash, enabled: true, tokens_valid_after_s: 0, certificate_subject: None };
         Ok(vec![Change::Put(Entity::User(user))])
     })
     .await?;
@@ -44,13 +45,15 @@ pub async fn create(context: &StatementContext, name: &Ident, if_not_exists: boo
     Ok(())
 }
 
-/// Needs MANAGE USERS, but for one's own password.
+/// Needs MANAGE USERS, but for one's own password; and for that too where a token or certificate was shown, which ends by
+/// itself.
 pub async fn alter(context: &StatementContext, name: &Ident, wanted: &UserChange) -> Result<()> {
-    let own_password = matches!(wanted, UserChange::Password(_)).then_some(name);
+    let has_password = context.session.principal().credential.is_users_own();
+    let own_password = (has_password && matches!(wanted, UserChange::Password(_))).then_some(name);
     check_rights_now(context, own_password)?;
     let password_hash = match wanted {
         UserChange::Password(secret) => Some(hash(secret).await?),
-        UserChange::Enable | UserChange::Disable => None,
+        UserChange::Enable | UserChange::Disable | UserChange::CertificateSubject(_) => None,
     };
     let now_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     change(context, |state, rights| {
@@ -64,6 +67,7 @@ pub async fn alter(context: &StatementContext, name: &Ident, wanted: &UserChange
                 user.tokens_valid_after_s = now_s;
             }
             UserChange::Enable => user.enabled = true,
+            UserChange::CertificateSubject(subject) => user.certificate_subject = subject.clone(),
             // Nobody could let the last one in again.
             UserChange::Disable if *rights.name() == PrincipalName::local(&user.name) => {
                 return Err(Error::new(ErrorKind::FailedPrecondition, "a user cannot disable itself"));
@@ -79,7 +83,7 @@ pub async fn alter(context: &StatementContext, name: &Ident, wanted: &UserChange
     Ok(())
 }
 
-/// Grants and memberships go with the user. What the user owns or has made keeps reading with the user's rights, and a
+/// Grants, memberships and tokens go with the user. What the user owns or has made keeps reading with the user's rights, and a
 /// policy that names the user would bind the next one of that name: these are in the way.
 pub async fn drop(context: &StatementContext, name: &Ident, if_exists: bool) -> Result<()> {
     let mut found = true;
@@ -110,10 +114,10 @@ fn what_holds(state: &State, user: &PrincipalName) -> Option<&'static str> {
     {
         return Some("it owns schemas, tables or views");
     }
-    if state.policies().any(|it| it.creator == *user) {
+    if state.policies().any(|it| it.creator == *user) || state.masks().any(|it| it.creator == *user) {
         return Some("it has made policies");
     }
-    state.policies().any(|it| it.to.contains(&grantee) || it.except.contains(&grantee)).then_some("policies name it")
+    state.is_named_by_policies(&grantee).then_some("policies name it")
 }
 
 async fn hash(secret: &Secret) -> Result<String> {

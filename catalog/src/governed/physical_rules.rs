@@ -1,0 +1,105 @@
+//! DataFusion's rules for physical plans, without what is wrong in them.
+//!
+//! DataFusion 55.2 carries a filter down to a child by the names of its columns (apache/datafusion#21246, #25244, #25296):
+//! where two columns of a schema have one name, as above a join, it lands on the wrong one, and rows are lost. So that is
+//! not done where a filter can pass such a schema. The query's own filters have been pushed down on the logical plan then;
+//! what is lost is pruning by the filters that joins and TopK make while they run.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use datafusion::common::config::ConfigOptions;
+use datafusion::error::Result;
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_optimizer::filter_pushdown::FilterPushdown;
+use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
+use datafusion::physical_plan::ExecutionPlan;
+
+type Rule = Arc<dyn PhysicalOptimizerRule + Send + Sync>;
+
+/// For every session in which governed tables are read.
+pub fn physical_rules() -> Vec<Rule> {
+    let careful = [FilterPushdown::new(), FilterPushdown::new_post_optimization()];
+    let is_pushdown = |rule: &Rule| careful.iter().any(|it| it.name() == rule.name());
+    let rules = PhysicalOptimizer::new().rules.into_iter();
+    rules.map(|rule| if is_pushdown(&rule) { Arc::new(CarefulPushdown(rule)) as Rule } else { rule }).collect()
+}
+
+#[derive(Debug)]
+struct CarefulPushdown(Rule);
+
+impl PhysicalOptimizerRule for CarefulPushdown {
+    fn optimize(&self, plan: Arc<dyn ExecutionPlan>, config: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
+        if has_ambiguous_input(plan.as_ref()) { Ok(plan) } else { self.0.optimize(plan, config) }
+    }
+
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn schema_check(&self) -> bool {
+        self.0.schema_check()
+    }
+}
+
+/// Whether a filter can pass a schema that has a name twice. The output of the whole plan may: nothing comes from above it.
+fn has_ambiguous_input(plan: &dyn ExecutionPlan) -> bool {
+    plan.children().into_iter().any(|child| {
+        let schema = child.schema();
+        let mut names = HashSet::with_capacity(schema.fields().len());
+        !schema.fields().iter().all(|field| names.insert(field.name().as_str())) || has_ambiguous_input(child.as_ref())
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use arrow::array::{Int64Array, RecordBatch};
+    use arrow::datatypes::{DataType, Field, Schema};
+    use datafusion::execution::session_state::SessionStateBuilder;
+    use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
+    use parquet::arrow::ArrowWriter;
+
+    use super::*;
+    use crate::governed::lab::lines;
+
+    #[test]
+    fn both_rules_are_careful() {
+        let careful = physical_rules().iter().filter(|rule| format!("{rule:?}").starts_with("CarefulPushdown")).count();
+        assert_eq!(careful, 2);
+    }
+
+    fn write(folder: &std::path::Path, name: &str, columns: [(&str, Vec<i64>); 2]) {
+        let fields = columns.iter().map(|(name, _)| Field::new(*name, DataType::Int64, true)).collect::<Vec<_>>();
+        let schema = Arc::new(Schema::new(fields));
+        let arrays = columns.into_iter().map(|(_, values)| Arc::new(Int64Array::from(values)) as _).collect();
+        let batch = RecordBatch::try_new(Arc::clone(&schema), arrays).unwrap();
+        let mut writer = ArrowWriter::try_new(std::fs::File::create(folder.join(name)).unwrap(), schema, None).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+    }
+
+    /// The smallest payment of all belongs to order 3.
+    #[tokio::test]
+    async fn a_filter_does_not_land_on_a_column_of_the_same_name() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), "orders.parquet", [("id", (1..=200).collect()), ("amount", (1..=200).map(|id| id * 100).collect())]);
+        write(
+            folder.path(),
+            "payments.parquet",
+            [("id", (1..=200).collect()), ("amount", (1..=200).map(|id| 40 + (id - 3) * (id - 3)).collect())],
+        );
+        write(folder.path(), "customers.parquet", [("id", (1..=200).collect()), ("age", (1..=200).collect())]);
+        let config = SessionConfig::new().with_target_partitions(1).with_batch_size(1);
+        let builder = SessionStateBuilder::new().with_config(config).with_default_features();
+        let context = SessionContext::new_with_state(builder.with_physical_optimizer_rules(physical_rules()).build());
+        for name in ["orders", "payments", "customers"] {
+            let path = folder.path().join(format!("{name}.parquet"));
+            context.register_parquet(name, path.to_str().unwrap(), ParquetReadOptions::default()).await.unwrap();
+        }
+        let sql = "SELECT o.amount, p.amount AS paid FROM orders o JOIN payments p ON o.id = p.id JOIN customers c ON p.id = c.id \
+                   ORDER BY p.amount LIMIT 1";
+        let batches = context.sql(sql).await.unwrap().collect().await.unwrap();
+        assert_eq!(lines(&batches), ["|300|40|", "|amount|paid|"]);
+    }
+}

@@ -1,1 +1,0 @@
-//! The Rust side of the integration tests. The driver tests are in `python/` and `jdbc/`; nothing is here yet.
