@@ -6,6 +6,7 @@ PARTS := $(CACHE)/parts
 export PATH := $(PARTS)/cargo/bin:$(PATH)
 BIN := $(CARGO_TARGET_DIR)/debug/lazaret
 SCALE ?= 10m
+PEERS ?= duckdb,datafusion
 
 .PHONY: run test setup fmt lint deny unit integration drivers fuzz bench install
 
@@ -48,11 +49,12 @@ fuzz:
 	LAZARET_ORACLE_WORLDS=$(or $(WORLDS),20000) LAZARET_ORACLE_SEED=$(or $(SEED),$(shell date +%s)) \
 	  cargo test --locked --workspace --lib governed_tables_answer_as_their_copies -- --nocapture
 
-## EpiBench against DuckDB on the same files, and what policy costs: make bench SCALE=10m
+## EpiBench with peers on the same files, and what policy costs: make bench SCALE=1b PEERS=duckdb,chdb BENCH="--runs 9"
 bench:
 	cargo build --locked --workspace --release
-	$(PARTS)/venv/bin/python bench/run.py "$(CARGO_TARGET_DIR)/release" "$(SCALE)"
-	$(PARTS)/venv/bin/python bench/policy.py "$(CARGO_TARGET_DIR)/release" "$(SCALE)"
+	bench/setup.sh "$(PEERS)"
+	$(PARTS)/bench-venv/bin/python bench/run.py "$(CARGO_TARGET_DIR)/release" "$(SCALE)" --peers "$(PEERS)" $(BENCH)
+	$(PARTS)/bench-venv/bin/python bench/policy.py "$(CARGO_TARGET_DIR)/release" "$(SCALE)"
 
 ## The release binary, in ~/.cargo/bin.
 install:

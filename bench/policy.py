@@ -10,12 +10,12 @@ import json
 import os
 import pathlib
 import platform
+import shutil
 import statistics
 import sys
+import time
 
-import adbc_driver_flightsql.dbapi as flightsql
-
-from run import PASSWORD, made, serve, timed
+from epibench.server import PASSWORD, Server, connect, made
 
 PAIRS = 41
 
@@ -36,8 +36,10 @@ QUERIES = {
 }
 
 
-def connect(listen, user):
-    return flightsql.connect(f"grpc://{listen}", db_kwargs={"username": user, "password": PASSWORD}, autocommit=True)
+def timed_ms(call):
+    started = time.perf_counter()
+    call()
+    return (time.perf_counter() - started) * 1000
 
 
 def setup(listen, tables, rule):
@@ -62,10 +64,10 @@ def main():
     with contextlib.ExitStack() as ends:
         listens = []
         for name in ("governed", "plain"):
-            server, listen = serve(folder, tables, home / f"{name}-{os.getpid()}")
-            ends.callback(server.wait)
-            ends.callback(server.terminate)
-            listens.append(listen)
+            server = Server(folder, tables, home / f"{name}-{os.getpid()}")
+            ends.callback(shutil.rmtree, server.data_dir)
+            ends.callback(server.stop)
+            listens.append(server.listen)
         for rule_name, rule in RULES.items():
             setup(listens[0], tables, rule)
             setup(listens[1], tables, None)
@@ -81,7 +83,7 @@ def main():
                         sys.exit(f"{name}, {rule_name}: the answers differ")
                     pairs = []
                     for turn in range(PAIRS):
-                        times = {side: timed(lambda side=side: ask(side, query))[0] for side in ((0, 1) if turn % 2 else (1, 0))}
+                        times = {side: timed_ms(lambda side=side: ask(side, query)) for side in ((0, 1) if turn % 2 else (1, 0))}
                         pairs.append((times[0], times[1]))
                     ratio = statistics.median(governed / plain for governed, plain in pairs)
                     middle = [statistics.median(side) for side in zip(*pairs)]

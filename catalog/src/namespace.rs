@@ -15,7 +15,6 @@ use datafusion::datasource::empty::EmptyTable;
 use datafusion::error::DataFusionError;
 use datafusion::execution::FunctionRegistry;
 use datafusion::execution::SessionState;
-use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::logical_expr::{Expr, LogicalPlan, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::sql::parser::Statement as DfStatement;
@@ -236,9 +235,12 @@ impl Namespace {
 
     /// The state in which the statement is planned: the template, with these names and the identity functions.
     pub fn session_state(&self) -> SessionState {
-        let template = self.statement.template.clone();
-        let config = template.config().clone().with_default_catalog_and_schema(&*self.default_catalog, &*self.default_schema);
-        SessionStateBuilder::new_from_existing(template).with_config(config).with_catalog_list(Arc::new(self.clone())).build()
+        // No builder: that registers every function anew.
+        let mut state = self.statement.template.clone();
+        let names = &mut state.config_mut().options_mut().catalog;
+        (names.default_catalog, names.default_schema) = (self.default_catalog.to_string(), self.default_schema.to_string());
+        state.register_catalog_list(Arc::new(self.clone()));
+        state
     }
 
     /// The metadata that this statement sees.

@@ -63,8 +63,8 @@ def kill_all():
 class Server:
     """One `lazaret serve` on a free port, with a data folder of its own."""
 
-    def __init__(self, folder, config="", allowed_paths=(), env=None):
-        self.folder = Path(folder)
+    def __init__(self, folder, config="", allowed_paths=(), env=None, listen="127.0.0.1:0"):
+        self.folder, self.listen = Path(folder), listen
         self.data_dir = self.folder / "data"
         self.log = self.folder / "server.log"
         self.config = self.folder / "lazaret.toml"
@@ -78,7 +78,7 @@ class Server:
         running_servers.append(self)
 
     def start(self):
-        command = [binary(), "serve", "--data-dir", self.data_dir, "--listen", "127.0.0.1:0", "--config", self.config]
+        command = [binary(), "serve", "--data-dir", self.data_dir, "--listen", self.listen, "--config", self.config]
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, env=self.env)
         try:

@@ -91,6 +91,37 @@ def test_a_prepared_statement_follows_it_and_the_officer_ends_it(server, ana, of
     cursor.close()
 
 
+def test_effective_policies_show_what_it_lifts(ana, officer):
+    def effects(connection, of=""):
+        shown = table(connection, f"SHOW EFFECTIVE POLICIES ON t {of}").to_pylist()
+        return {(line["kind"], line["name"]): line["effect"] for line in shown if line["kind"] != "GRANT"}
+
+    binding = {("ROW LEVEL SECURITY", None): "applies", ("PERMISSIVE POLICY", "one"): "applies", ("MASKING POLICY", "names"): "applies"}
+    assert effects(ana) == binding
+    run(ana, "SET EMERGENCY ACCESS REASON 'what binds' FOR 1 MINUTE ON t")
+    (access,) = [it for it in accesses(ana) if it["state"] == "in force"]
+    lifted = {what: "lifted" for what in binding}
+    assert effects(ana) == {**lifted, ("EMERGENCY ACCESS", access["id"]): "applies"}
+    # It is for that session alone.
+    assert effects(officer, "FOR USER ana") == binding
+    run(ana, "END EMERGENCY ACCESS")
+    assert effects(ana) == binding
+
+
+def test_execute_as_lends_no_emergency_access(server, admin, ana):
+    """Neither the one's own to somebody else, nor somebody else's."""
+    run(admin, "CREATE USER deputy PASSWORD 'deputy-password'", "GRANT IMPERSONATE ON SYSTEM TO USER deputy",
+        "GRANT EMERGENCY ACCESS ON SYSTEM TO USER deputy", "GRANT SELECT ON TABLE t TO USER deputy")
+    run(ana, "SET EMERGENCY ACCESS REASON 'of ana' FOR 1 MINUTE")
+    with server.connect("deputy", "deputy-password") as deputy:
+        assert rows(deputy, f"EXECUTE AS USER ana {SELECT}") == GOVERNED
+        run(deputy, "SET EMERGENCY ACCESS REASON 'of the deputy' FOR 1 MINUTE")
+        assert rows(deputy, SELECT) == LIFTED
+        for user in ("ana", "rui"):
+            assert rows(deputy, f"EXECUTE AS USER {user} {SELECT}") == GOVERNED
+    run(ana, "END EMERGENCY ACCESS")
+
+
 def test_a_ticket_that_was_made_under_it_shows_nothing_more(server, ana, officer):
     run(ana, "SET EMERGENCY ACCESS REASON 'a ticket'")
     cursor = ana.cursor()

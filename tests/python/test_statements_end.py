@@ -1,12 +1,15 @@
-"""How statements end: in time, or when their client goes, whatever their kind; and what is left of them."""
+"""How statements end: in time, or when their client goes or reads no further, whatever their kind; and what is left of
+them."""
 
 import threading
 
 import adbc_driver_manager
+import pyarrow as pa
+import pyarrow.flight as flight
 import pytest
 
 import support
-from support import failure, one, rows, run
+from support import Raw, failure, one, rows, run
 
 STATUS = adbc_driver_manager.AdbcStatusCode
 # Minutes of work, in a debug binary and in a release binary.
@@ -67,3 +70,61 @@ def test_a_table_whose_client_went_away_leaves_nothing(server, admin):
     run(admin, "DROP TABLE abandoned")
     cursor.close()
     connection.close()
+
+
+@pytest.fixture(scope="module")
+def hurried_server(tmp_path_factory):
+    with support.serving(tmp_path_factory.mktemp("hurried"), config="[limits]\nquery_timeout_s = 2\n") as server:
+        yield server
+
+
+def read_one_batch(server, sql, *before):
+    """A client that reads no further, as it is then."""
+    client = Raw(server, "admin", support.ADMIN_PASSWORD)
+    for statement in before:
+        client.fetch(client.ticket(statement))
+    reader = client.client.do_get(client.ticket(sql), client.options)
+    assert reader.read_chunk().data.num_rows > 0
+    return client, reader
+
+
+def read_on(reader):
+    """What a result that does not come to its end says."""
+    with pytest.raises((flight.FlightError, pa.ArrowException)) as caught:
+        while True:
+            reader.read_chunk()
+    return str(caught.value)
+
+
+# Of the server, of the session, and the shorter of both.
+@pytest.mark.parametrize(
+    ("limited", "settings", "limit"),
+    [("server", [], "2 s"), ("session", ["SET statement_timeout_ms = 700"], "0.7 s"), ("server", ["SET statement_timeout_ms = 700"], "0.7 s"),
+     ("server", ["SET statement_timeout_ms = 600000"], "2 s")],
+)
+def test_the_limit_ends_what_its_client_does_not_read(server, hurried_server, limited, settings, limit):
+    statement = f"{MANY_ROWS} /* {limited} {limit} {len(settings)} */"
+    where = hurried_server if limited == "server" else server
+    client, reader = read_one_batch(where, statement, *settings)
+    with where.connect() as admin:
+        states = "SELECT state, rows_returned > 0, memory_bytes FROM system.queries WHERE statement = ?"
+        until(lambda: rows(admin, states, [statement])[0][0] != "running")
+        assert rows(admin, states, [statement]) == [("deadline_exceeded", True, None)]
+        ends = "SELECT decision, status, rows_returned > 0 FROM system.audit WHERE statement = ?"
+        until(lambda: rows(admin, ends, [statement])[0][1] != "running")
+        assert rows(admin, ends, [statement]) == [("allow", "deadline_exceeded", True)]
+    # Who reads on then is told, after what lay on the way.
+    assert f"the statement ran longer than {limit}" in read_on(reader)
+    client.client.close()
+
+
+def test_a_kill_ends_what_its_client_does_not_read(server, admin):
+    statement = f"{MANY_ROWS} /* killed */"
+    client, reader = read_one_batch(server, statement)
+    ((query, state),) = rows(admin, "SELECT statement_id, state FROM system.queries WHERE statement = ?", [statement])
+    assert state == "running"
+    run(admin, f"KILL QUERY '{query}'")
+    until(lambda: rows(admin, "SELECT status FROM system.audit WHERE statement_id = ?", [query]) == [("cancelled",)])
+    assert rows(admin, "SELECT state FROM system.queries WHERE statement_id = ?", [query]) == [("cancelled",)]
+    assert "the statement was killed" in read_on(reader)
+    client.client.close()

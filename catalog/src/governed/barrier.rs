@@ -13,20 +13,22 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use arrow::array::{AsArray, RecordBatch, RecordBatchOptions};
-use arrow::compute::filter_record_batch;
+use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{FieldRef, Fields, Schema, SchemaRef};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Statistics, internal_datafusion_err, internal_err};
 use datafusion::error::Result;
 use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::{Distribution, EquivalenceProperties, OrderingRequirements, PhysicalExpr, PhysicalSortExpr};
+use datafusion::physical_expr::{
+    Distribution, DynamicFilterTracking, EquivalenceProperties, OrderingRequirements, PhysicalExpr, PhysicalSortExpr, conjunction,
+    conjunction_opt,
+};
 use datafusion::physical_plan::execution_plan::{
     CardinalityEffect, ChildrenPropertiesMode, InvariantLevel, ReplaceChildrenOptions, apply_expression_roots, check_default_invariants,
 };
 use datafusion::physical_plan::filter_pushdown::{
-    ChildFilterDescription, ChildPushdownResult, FilterDescription, FilterPushdownPhase, FilterPushdownPropagation,
+    ChildFilterDescription, ChildPushdownResult, FilterDescription, FilterPushdownPhase, FilterPushdownPropagation, PushedDown,
 };
 use datafusion::physical_plan::metrics::MetricsSet;
 use datafusion::physical_plan::projection::ProjectionExec;
@@ -35,11 +37,13 @@ use datafusion::physical_plan::statistics::{ChildStats, StatisticsArgs};
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, InputDistributionRequirements, Partitioning, PlanProperties,
 };
-use futures::stream::{SelectAll, select_all};
-use futures::{Stream, StreamExt};
+use futures::future::ready;
+use futures::stream::{BoxStream, select_all};
+use futures::{Stream, StreamExt, TryStreamExt};
 
 use super::failure::ScanFailure;
 use super::leakproof::{PlainColumns, is_leakproof_physical};
+use super::row_filter::RowFilterStream;
 
 /// Closes the plan of a restricted table or view.
 pub struct SecurityBarrierExec {
@@ -51,6 +55,8 @@ pub struct SecurityBarrierExec {
     masked: Arc<BTreeSet<String>>,
     /// Predicates that went down, over the columns that come out.
     sifted: Arc<[Arc<dyn PhysicalExpr>]>,
+    /// How many rows are enough for a first batch.
+    enough_rows: Option<usize>,
     /// Of the output. How many there are below depends on how much is read there.
     partitions: usize,
     input: Arc<dyn ExecutionPlan>,
@@ -61,7 +67,12 @@ impl SecurityBarrierExec {
     pub(crate) fn new(table: Arc<str>, plain: PlainColumns, masked: Arc<BTreeSet<String>>, input: Arc<dyn ExecutionPlan>) -> Self {
         let partitions = input.output_partitioning().partition_count();
         let properties = Arc::new(visible_properties(&input, partitions));
-        Self { table, plain, masked, sifted: Arc::new([]), partitions, input, properties }
+        Self { table, plain, masked, sifted: Arc::new([]), enough_rows: None, partitions, input, properties }
+    }
+
+    /// Where predicates are evaluated here, with smaller batches: so many rows are all that a LIMIT asks for.
+    pub(crate) fn with_enough_rows(self, rows: Option<usize>) -> Self {
+        Self { enough_rows: rows, ..self }
     }
 
     /// With so many partitions, whatever is below.
@@ -83,7 +94,7 @@ impl SecurityBarrierExec {
 
     fn over(&self, input: Arc<dyn ExecutionPlan>) -> Self {
         let barrier = Self::new(Arc::clone(&self.table), self.plain.clone(), Arc::clone(&self.masked), input);
-        Self { sifted: Arc::clone(&self.sifted), ..barrier }.spread_over(self.partitions)
+        Self { sifted: Arc::clone(&self.sifted), enough_rows: self.enough_rows, ..barrier }.spread_over(self.partitions)
     }
 
     fn goes_down(&self, filter: &Arc<dyn PhysicalExpr>) -> bool {
@@ -128,9 +139,16 @@ impl fmt::Debug for SecurityBarrierExec {
 
 impl DisplayAs for SecurityBarrierExec {
     fn fmt_as(&self, t: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match t {
-            DisplayFormatType::Default | DisplayFormatType::Verbose => write!(f, "SecurityBarrierExec: table={}", self.table),
-            DisplayFormatType::TreeRender => write!(f, "table={}", self.table),
+        if !matches!(t, DisplayFormatType::TreeRender) {
+            f.write_str("SecurityBarrierExec: ")?;
+        }
+        write!(f, "table={}", self.table)?;
+        // A filter that is made while the query runs holds values.
+        let written =
+            self.sifted.iter().filter(|predicate| matches!(DynamicFilterTracking::classify(predicate), DynamicFilterTracking::Static));
+        match conjunction_opt(written.cloned()) {
+            Some(filter) => write!(f, ", filter={filter}"),
+            None => Ok(()),
         }
     }
 }
@@ -233,8 +251,17 @@ impl ExecutionPlan for SecurityBarrierExec {
         }));
         let inputs =
             started.unwrap_or_else(|panic| Err(panicked(panic.as_ref()))).map_err(|error| ScanFailure::conceal(&self.table, &error))?;
-        let input = Some(select_all(inputs));
-        Ok(Box::pin(BarrierStream { table: Arc::clone(&self.table), schema: self.schema(), sifted: Arc::clone(&self.sifted), input }))
+        let rows = select_all(inputs);
+        let rows = if self.sifted.is_empty() {
+            // An empty batch would tell where something was left out.
+            rows.try_filter(|batch| ready(batch.num_rows() > 0)).boxed()
+        } else {
+            let batch_rows = context.session_config().batch_size().max(1);
+            let batch_rows = self.enough_rows.map_or(batch_rows, |enough| enough.clamp(1, batch_rows));
+            let every = (0..self.schema().fields().len()).collect();
+            RowFilterStream::new(conjunction(self.sifted.iter().cloned()), every, self.schema(), batch_rows, rows).boxed()
+        };
+        Ok(Box::pin(BarrierStream { table: Arc::clone(&self.table), schema: self.schema(), rows: Some(rows) }))
     }
 
     fn metrics(&self) -> Option<MetricsSet> {
@@ -276,25 +303,30 @@ impl ExecutionPlan for SecurityBarrierExec {
     /// What cannot leak goes down as the barrier's own wish, so that its fate below stays here.
     fn gather_filters_for_pushdown(
         &self,
-        _phase: FilterPushdownPhase,
+        phase: FilterPushdownPhase,
         parent_filters: Vec<Arc<dyn PhysicalExpr>>,
         _config: &ConfigOptions,
     ) -> Result<FilterDescription> {
-        let leakproof = parent_filters.iter().filter(|filter| self.goes_down(filter)).cloned().collect();
+        let mut leakproof: Vec<_> = parent_filters.iter().filter(|filter| self.goes_down(filter)).cloned().collect();
+        if phase == FilterPushdownPhase::Pre {
+            // Not every source reads by what the table was asked for.
+            leakproof.extend(self.sifted.iter().cloned());
+        }
         let child = ChildFilterDescription::all_unsupported(&parent_filters).with_self_filters(leakproof);
         Ok(FilterDescription::new().with_child(child))
     }
 
-    /// The parent keeps evaluating every filter on what it gets; those that went down are evaluated here too.
+    /// What went down is evaluated here, so that the parent need not.
     fn handle_child_pushdown_result(
         &self,
         _phase: FilterPushdownPhase,
         child_pushdown_result: ChildPushdownResult,
         _config: &ConfigOptions,
     ) -> Result<FilterPushdownPropagation<Arc<dyn ExecutionPlan>>> {
-        let offered = child_pushdown_result.parent_filters.iter().map(|result| &result.filter);
-        let sifted: Vec<_> = offered.filter(|filter| self.goes_down(filter)).cloned().collect();
-        let mut told = FilterPushdownPropagation::all_unsupported(child_pushdown_result);
+        let offered: Vec<_> = child_pushdown_result.parent_filters.into_iter().map(|result| result.filter).collect();
+        let answers = offered.iter().map(|filter| if self.goes_down(filter) { PushedDown::Yes } else { PushedDown::No });
+        let mut told = FilterPushdownPropagation::with_parent_pushdown_result(answers.collect());
+        let sifted: Vec<_> = offered.into_iter().filter(|filter| self.goes_down(filter)).collect();
         if !sifted.is_empty() {
             told.updated_node = Some(Arc::new(self.over(Arc::clone(&self.input)).sifting(sifted)) as Arc<dyn ExecutionPlan>);
         }
@@ -330,22 +362,14 @@ fn panicked(panic: &(dyn Any + Send)) -> datafusion::error::DataFusionError {
 struct BarrierStream {
     table: Arc<str>,
     schema: SchemaRef,
-    sifted: Arc<[Arc<dyn PhysicalExpr>]>,
     /// `None` after the end or the first failure.
-    input: Option<SelectAll<SendableRecordBatchStream>>,
+    rows: Option<BoxStream<'static, Result<RecordBatch>>>,
 }
 
 impl BarrierStream {
-    fn let_out(&self, batch: RecordBatch) -> Result<RecordBatch> {
+    fn let_out(&self, batch: &RecordBatch) -> Result<RecordBatch> {
         let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-        let mut batch = RecordBatch::try_new_with_options(Arc::clone(&self.schema), batch.columns().to_vec(), &rows)?;
-        for predicate in self.sifted.iter() {
-            let values = predicate.evaluate(&batch)?.into_array(batch.num_rows())?;
-            let mask = values.as_boolean_opt().ok_or_else(|| internal_datafusion_err!("a predicate is not boolean"))?;
-            // NULL is not true, as it is for the parent.
-            batch = filter_record_batch(&batch, mask)?;
-        }
-        Ok(batch)
+        Ok(RecordBatch::try_new_with_options(Arc::clone(&self.schema), batch.columns().to_vec(), &rows)?)
     }
 }
 
@@ -353,22 +377,16 @@ impl Stream for BarrierStream {
     type Item = Result<RecordBatch>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Some(input) = &mut self.input else { return Poll::Ready(None) };
-        let polled = catch_unwind(AssertUnwindSafe(|| input.poll_next_unpin(cx)));
+        let Some(rows) = &mut self.rows else { return Poll::Ready(None) };
+        let polled = catch_unwind(AssertUnwindSafe(|| rows.poll_next_unpin(cx)));
         let next = match polled {
             Ok(Poll::Pending) => return Poll::Pending,
             Ok(Poll::Ready(next)) => next,
             Err(panic) => Some(Err(panicked(panic.as_ref()))),
         };
-        let next = next.map(|batch| batch.and_then(|batch| self.let_out(batch)));
-        match &next {
-            Some(Ok(batch)) if batch.num_rows() == 0 => {
-                // Others on this thread get their turn all the same.
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
-            Some(Ok(_)) => {}
-            Some(Err(_)) | None => self.input = None,
+        let next = next.map(|batch| batch.and_then(|batch| self.let_out(&batch)));
+        if !matches!(next, Some(Ok(_))) {
+            self.rows = None;
         }
         Poll::Ready(next.map(|batch| batch.map_err(|error| ScanFailure::conceal(&self.table, &error))))
     }

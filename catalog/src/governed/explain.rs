@@ -88,7 +88,13 @@ fn describe(node: &LogicalPlan) -> String {
         return node.display().to_string();
     }
     let columns: Vec<&str> = scan.projected_schema.fields().iter().map(|field| field.name().as_str()).collect();
-    format!("TableScan: {} projection=[{}]", scan.table_name, columns.join(", "))
+    let mut text = format!("TableScan: {} projection=[{}]", scan.table_name, columns.join(", "));
+    // The reader's own, which the barrier evaluates.
+    let filters: Vec<String> = scan.filters.iter().map(ToString::to_string).collect();
+    if !filters.is_empty() {
+        let _ = write!(text, ", full_filters=[{}]", filters.join(", "));
+    }
+    text
 }
 
 fn line(text: &mut String, depth: usize, node: &str) {

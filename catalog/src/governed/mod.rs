@@ -15,6 +15,7 @@ mod functions;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod lab;
+mod late;
 pub(crate) mod leakproof;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]

@@ -15,6 +15,8 @@ use datafusion::physical_optimizer::filter_pushdown::FilterPushdown;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::physical_plan::ExecutionPlan;
 
+use super::late::LateMaterialization;
+
 type Rule = Arc<dyn PhysicalOptimizerRule + Send + Sync>;
 
 /// For every session in which governed tables are read.
@@ -22,7 +24,8 @@ pub fn physical_rules() -> Vec<Rule> {
     let careful = [FilterPushdown::new(), FilterPushdown::new_post_optimization()];
     let is_pushdown = |rule: &Rule| careful.iter().any(|it| it.name() == rule.name());
     let rules = PhysicalOptimizer::new().rules.into_iter();
-    rules.map(|rule| if is_pushdown(&rule) { Arc::new(CarefulPushdown(rule)) as Rule } else { rule }).collect()
+    let rules = rules.map(|rule| if is_pushdown(&rule) { Arc::new(CarefulPushdown(rule)) as Rule } else { rule });
+    rules.chain([Arc::new(LateMaterialization) as Rule]).collect()
 }
 
 #[derive(Debug)]

@@ -119,15 +119,8 @@ impl ExecutionPlan for RowFilterExec {
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let batch_rows = context.session_config().batch_size().max(1);
         let batch_rows = self.enough_rows.map_or(batch_rows, |enough| enough.clamp(1, batch_rows));
-        Ok(Box::pin(RowFilterStream {
-            predicate: Arc::clone(&self.predicate),
-            projection: Arc::clone(&self.projection),
-            schema: self.schema(),
-            visible: BatchCoalescer::new(self.schema(), batch_rows),
-            batch_rows,
-            counted: 0,
-            input: Some(self.input.execute(partition, context)?),
-        }))
+        let input = self.input.execute(partition, context)?;
+        Ok(Box::pin(RowFilterStream::new(Arc::clone(&self.predicate), Arc::clone(&self.projection), self.schema(), batch_rows, input)))
     }
 
     /// Both the policy and what came through the barrier are offered for pruning. They are this node's own filters, so
@@ -161,7 +154,8 @@ impl ExecutionPlan for RowFilterExec {
     }
 }
 
-struct RowFilterStream {
+/// The rows for which a predicate is true, and of them some columns.
+pub(super) struct RowFilterStream<S> {
     predicate: Arc<dyn PhysicalExpr>,
     projection: Arc<[usize]>,
     schema: SchemaRef,
@@ -171,10 +165,16 @@ struct RowFilterStream {
     /// Visible rows that have not gone out, where there are no columns.
     counted: usize,
     /// `None` after the end or an error.
-    input: Option<SendableRecordBatchStream>,
+    input: Option<S>,
 }
 
-impl RowFilterStream {
+impl<S: Stream<Item = Result<RecordBatch>> + Unpin> RowFilterStream<S> {
+    /// `schema` is what comes out, `batch_rows` how many rows at once.
+    pub(super) fn new(predicate: Arc<dyn PhysicalExpr>, projection: Arc<[usize]>, schema: SchemaRef, batch_rows: usize, input: S) -> Self {
+        let visible = BatchCoalescer::new(Arc::clone(&schema), batch_rows);
+        Self { predicate, projection, schema, visible, batch_rows, counted: 0, input: Some(input) }
+    }
+
     /// Without columns, a batch is only its number of rows, which the coalescer does not carry.
     fn take_in(&mut self, batch: &RecordBatch) -> Result<()> {
         let mask = self.mask(batch)?;
@@ -219,7 +219,7 @@ impl RowFilterStream {
     }
 }
 
-impl Stream for RowFilterStream {
+impl<S: Stream<Item = Result<RecordBatch>> + Unpin> Stream for RowFilterStream<S> {
     type Item = Result<RecordBatch>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -244,7 +244,7 @@ impl Stream for RowFilterStream {
     }
 }
 
-impl RecordBatchStream for RowFilterStream {
+impl<S: Stream<Item = Result<RecordBatch>> + Unpin> RecordBatchStream for RowFilterStream<S> {
     fn schema(&self) -> SchemaRef {
         Arc::clone(&self.schema)
     }

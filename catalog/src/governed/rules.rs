@@ -5,7 +5,10 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
+use datafusion::datasource::physical_plan::{FileSource, ParquetSource};
+use datafusion::datasource::source::DataSourceExec;
 use datafusion::execution::TaskContext;
+use datafusion::physical_expr::split_conjunction;
 use datafusion::physical_plan::{ExecutionPlan, collect};
 use lazaret_auth::{ObjectId, PolicyKind, Privilege};
 
@@ -97,6 +100,62 @@ async fn the_lake_prunes_files_by_policy_and_by_query() {
     let (rows, plan) = measured(&lab, "SELECT count(*) AS n FROM t WHERE id < 5000").await;
     assert_eq!(rows, ["|500|", "|n|"]);
     assert_eq!(files(&plan).files_scanned, 1, "{:?}", files(&plan));
+}
+
+/// Of the one scan: whether Parquet's row filter is on, and how many predicates it has.
+fn row_filter(plan: &Arc<dyn ExecutionPlan>) -> (bool, usize) {
+    match plan.downcast_ref::<DataSourceExec>() {
+        Some(scan) => {
+            let (_, source) = scan.downcast_to_file_source::<ParquetSource>().unwrap();
+            let on = source.table_parquet_options().global.pushdown_filters;
+            (on, source.filter().map_or(0, |filter| split_conjunction(&filter).len()))
+        }
+        None => row_filter(plan.children()[0]),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn few_rows_are_materialized_late() {
+    let folder = tempfile::tempdir().unwrap();
+    let raw = lab::delta_table(folder.path()).await;
+    let mut lab = Lab::new();
+    let id = lab.table("t", Arc::clone(&raw), true);
+    lab.grant("rui", ObjectId::Table(id), Privilege::Select, None);
+    lab.policy(ObjectId::Table(id), PolicyKind::Permissive, user("rui"), "region IN (2, 3)", &raw.schema());
+    let (rows, plan) = measured(&lab, "SELECT s FROM t WHERE id = 4004").await;
+    assert_eq!((rows, row_filter(&plan)), (vec!["|4004|".to_owned(), "|s|".to_owned()], (true, 2)));
+    let (rows, plan) = measured(&lab, "SELECT count(s) AS n FROM t WHERE id BETWEEN 4004 AND 4013").await;
+    assert_eq!((rows, row_filter(&plan)), (vec!["|5|".to_owned(), "|n|".to_owned()], (true, 3)));
+    for (sql, predicates) in [
+        ("SELECT s FROM t", 1),
+        ("SELECT s FROM t WHERE id > 4004", 2),
+        ("SELECT s FROM t WHERE id <> 4004", 2),
+        // Nothing is left to be read late.
+        ("SELECT id FROM t WHERE id = 4004", 2),
+    ] {
+        assert_eq!(row_filter(&measured(&lab, sql).await.1), (false, predicates), "{sql}");
+    }
+}
+
+/// Where the filter of a query has gone down, nothing above evaluates it again; what may leak stays above.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filter_is_evaluated_once_above_the_policy() {
+    let (_folder, raw) = parquet().await;
+    let (lab, _) = Lab::with_governed_table(raw);
+    let shown = async |sql: &str| {
+        let (rows, plan) = measured(&lab, sql).await;
+        (rows, render_physical(plan.as_ref(), false))
+    };
+    let (rows, plan) = shown("SELECT id FROM t WHERE id < 4004 AND note IS NOT NULL LIMIT 5").await;
+    assert_eq!(rows, ["|4000|", "|id|"]);
+    assert!(!plan.contains("FilterExec") && plan.contains("filter=id@0 < 4004 AND note@1 IS NOT NULL"), "{plan}");
+    let (rows, plan) = shown("SELECT id FROM t WHERE id < 4004 AND 1 / (x - 5) >= 0").await;
+    assert_eq!(rows, ["|4000|", "|4002|", "|id|"]);
+    assert!(plan.contains("FilterExec") && plan.contains("filter=id@0 < 4004"), "{plan}");
+    // Behind a projection the physical rules find the barrier.
+    let (rows, plan) = shown("SELECT n FROM (SELECT id + 0 AS n, id FROM t OFFSET 0) q WHERE id < 4002").await;
+    assert_eq!(rows, ["|4000|", "|n|"]);
+    assert!(plan.contains("SecurityBarrierExec"), "{plan}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -203,9 +262,15 @@ async fn plans_show_nothing_below_the_barrier() {
         }
     }
     let physical = render_physical(plan.as_ref(), true);
-    assert!(physical.trim_end().ends_with("SecurityBarrierExec: table=lake.public.t, metrics=[]"), "{physical}");
+    assert!(
+        physical.trim_end().ends_with("SecurityBarrierExec: table=lake.public.t, filter=id@0 < 4100 AND x@1 > 3, metrics=[]"),
+        "{physical}"
+    );
     let logical = render_logical(&logical).unwrap();
-    assert!(logical.trim_end().ends_with("TableScan: t projection=[id, x]"), "{logical}");
+    assert!(
+        logical.trim_end().ends_with("TableScan: t projection=[id, x], full_filters=[t.id < Int64(4100), t.x > Int32(3)]"),
+        "{logical}"
+    );
     assert!(!format!("{plan:?}").contains("region") && !format!("{logical:?}").contains("region"));
     let barrier = find_barrier(&plan).unwrap();
     assert!(barrier.metrics().is_none());
@@ -315,7 +380,7 @@ async fn a_view_reads_with_its_owners_rights_under_the_readers_policies() {
     let plan = state.create_logical_plan("SELECT id FROM v WHERE ex > 7").await.unwrap();
     let plan = state.create_physical_plan(&plan).await.unwrap();
     namespace.verify_physical(plan.as_ref()).unwrap();
-    assert!(render_physical(plan.as_ref(), false).trim_end().ends_with("SecurityBarrierExec: table=lake.public.v"));
+    assert!(render_physical(plan.as_ref(), false).trim_end().ends_with("SecurityBarrierExec: table=lake.public.v, filter=ex@1 > 7"));
     let touched = namespace.touched();
     let names: Vec<(String, bool, usize)> = touched.iter().map(|it| (it.name.join("."), it.restricted, it.policies.len())).collect();
     assert_eq!(names, [("lake.public.t".to_owned(), true, 1), ("lake.public.v".to_owned(), true, 0)]);

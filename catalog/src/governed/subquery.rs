@@ -16,7 +16,6 @@ use datafusion::datasource::provider_as_source;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::FunctionRegistry;
 use datafusion::execution::SessionState;
-use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::logical_expr::expr::{Exists, InSubquery, SetComparison};
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, ScalarUDF, Subquery, Volatility};
 use datafusion::sql::parser::Statement as DfStatement;
@@ -174,7 +173,8 @@ fn planning_state(names: &Namespace, functions: Vec<ScalarUDF>, target: &Target<
     // Nullable, whatever the table declares: files may hold NULLs all the same.
     let fields: Vec<Field> = target.columns.iter().map(|(name, field)| Field::new(*name, field.data_type().clone(), true)).collect();
     let names = PolicyNames { names: names.clone(), target: Arc::new(EmptyTable::new(Arc::new(Schema::new(fields)))) };
-    let mut state = SessionStateBuilder::new_from_existing(names.names.session_state()).with_catalog_list(Arc::new(names)).build();
+    let mut state = names.names.session_state();
+    state.register_catalog_list(Arc::new(names));
     for function in functions {
         state.register_udf(Arc::new(function))?;
     }

@@ -208,6 +208,7 @@ impl GovernedTable {
             raw.sort_unstable();
         }
 
+        let enough_rows = args.limit().filter(|_| suspect.is_empty());
         let below = match rows {
             Rows::None => Arc::new(EmptyExec::new(Arc::new(schema.project(&shown)?))),
             Rows::All => self.scan_raw(state, &raw, &harmless).await?,
@@ -228,7 +229,7 @@ impl GovernedTable {
                 #[cfg(test)]
                 let scan = sabotage::below(self.witness.sabotage, state, scan, &harmless, args.limit())?;
                 let projection = raw.iter().filter_map(|index| read.iter().position(|it| it == index)).collect::<Vec<_>>();
-                let enough_rows = args.limit().filter(|_| suspect.is_empty());
+                let enough_rows = enough_rows.filter(|_| harmless.is_empty());
                 Arc::new(RowFilterExec::try_new(predicate, projection.into(), enough_rows, scan)?)
             }
         };
@@ -246,7 +247,7 @@ impl GovernedTable {
         let visible = DFSchema::try_from(barrier.schema())?;
         let sifted =
             harmless.iter().map(|filter| state.create_physical_expr(unqualified(filter)?, &visible)).collect::<Result<Vec<_>>>()?;
-        let barrier = barrier.sifting(sifted).spread_over(state.config().target_partitions());
+        let barrier = barrier.sifting(sifted).with_enough_rows(enough_rows).spread_over(state.config().target_partitions());
         let closed: Arc<dyn ExecutionPlan> = Arc::new(barrier);
         #[cfg(test)]
         let closed = if self.witness.sabotage == Some(Sabotage::CountFromStatistics) { sabotage::telling(closed) } else { closed };
@@ -391,10 +392,11 @@ impl TableProvider for GovernedTable {
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
         match &self.view {
             Reach::Everything => self.inner.supports_filters_pushdown(filters),
+            // The barrier evaluates what goes down.
             Reach::Some { schema, .. } => Ok(filters
                 .iter()
                 .map(|filter| match self.goes_down(filter, schema) {
-                    true => TableProviderFilterPushDown::Inexact,
+                    true => TableProviderFilterPushDown::Exact,
                     false => TableProviderFilterPushDown::Unsupported,
                 })
                 .collect()),

@@ -111,8 +111,8 @@ fn check(name: &str, from: &DataType, to: &DataType) -> Result<()> {
         (Decimal32(_, from) | Decimal64(_, from) | Decimal128(_, from), Decimal128(_, to)) => from <= to,
         (Date32, Timestamp(_, None)) | (Timestamp(..), Timestamp(..)) => true,
         (Time32(_) | Time64(_), Time32(_) | Time64(_)) => true,
-        (Binary | LargeBinary | BinaryView | FixedSizeBinary(_), Binary | Utf8) => true,
-        (Utf8 | LargeUtf8 | Utf8View, Utf8 | Binary) => true,
+        (Binary | LargeBinary | BinaryView | FixedSizeBinary(_), Binary | Utf8 | Utf8View) => true,
+        (Utf8 | LargeUtf8 | Utf8View, Utf8 | Utf8View | Binary) => true,
         _ => false,
     };
     if fits { Ok(()) } else { exec_err!("column \"{name}\" is {from} in a file and {to} in the table") }

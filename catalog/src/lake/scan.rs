@@ -58,7 +58,7 @@ pub struct LakeTable {
 
 impl LakeTable {
     pub fn new(snapshot: Arc<LakeSnapshot>, stores: Arc<Stores>, caches: Arc<Caches>) -> Self {
-        let schema = Arc::new(Schema::new(bare(snapshot.schema.fields())));
+        let schema = as_read(&Schema::new(bare(snapshot.schema.fields())));
         Self { naming: Arc::new(Naming::new(&snapshot)), snapshot, schema, stores, caches }
     }
 
@@ -160,7 +160,7 @@ impl LakeTable {
 
     fn adapters(&self) -> EvolveFactory {
         let defaults = self.snapshot.initial_defaults.iter();
-        let named = defaults.filter_map(|(index, value)| Some((self.schema.fields().get(*index)?.name().clone(), value.clone())));
+        let named = defaults.filter_map(|(index, value)| Some((self.schema.fields().get(*index)?.name().clone(), value_as_read(value))));
         EvolveFactory { initial_defaults: named.collect::<HashMap<_, _>>() }
     }
 
@@ -174,7 +174,7 @@ impl LakeTable {
             version: None,
         });
         partitioned = partitioned.with_extension(FileVersion(file.version));
-        partitioned.partition_values = file.constants.iter().map(|(_, value)| value.clone()).collect();
+        partitioned.partition_values = file.constants.iter().map(|(_, value)| value_as_read(value)).collect();
         partitioned.statistics = Some(Arc::new(self.file_statistics(survivor, layout, bounds_of)?));
         if let (Some(deleted), Some(rows)) = (&survivor.deleted, survivor.rows) {
             partitioned = partitioned.with_extension(ParquetRowSelection::new(deletes::selection(deleted, rows)));
@@ -186,7 +186,7 @@ impl LakeTable {
     /// exact one for the value itself.
     fn file_statistics(&self, survivor: &Survivor<'_>, layout: &Layout, bounds_of: &[usize]) -> Result<Statistics> {
         let mut columns = vec![ColumnStatistics::new_unknown(); self.schema.fields().len()];
-        let inexact = |value: ScalarValue| if value.is_null() { Precision::Absent } else { Precision::Inexact(value) };
+        let inexact = |value: ScalarValue| if value.is_null() { Precision::Absent } else { Precision::Inexact(value_as_read(&value)) };
         for (index, position) in bounds_of.iter().zip(layout.positions(bounds_of)) {
             let (Some(field), Some(column)) = (self.schema.fields().get(*index), columns.get_mut(position)) else { continue };
             let Some(bounds) = self.snapshot.bounds.columns.get(field.name()) else { continue };
@@ -332,6 +332,22 @@ impl Layout {
 /// Without metadata at any depth: ids and physical names are the lake's own affair.
 fn bare(fields: &Fields) -> Fields {
     fields.iter().map(bare_field).collect()
+}
+
+/// The columns as they are read: texts as views, which point into the pages that they were decoded from.
+pub(crate) fn as_read(schema: &Schema) -> SchemaRef {
+    let read = |field: &FieldRef| match field.data_type() {
+        DataType::Utf8 => Arc::new(field.as_ref().clone().with_data_type(DataType::Utf8View)),
+        _ => Arc::clone(field),
+    };
+    Arc::new(Schema::new_with_metadata(schema.fields().iter().map(read).collect::<Fields>(), schema.metadata().clone()))
+}
+
+fn value_as_read(value: &ScalarValue) -> ScalarValue {
+    match value {
+        ScalarValue::Utf8(text) => ScalarValue::Utf8View(text.clone()),
+        other => other.clone(),
+    }
 }
 
 fn bare_field(field: &FieldRef) -> FieldRef {

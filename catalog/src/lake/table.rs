@@ -42,7 +42,7 @@ impl OpenTable {
     /// does not carry.
     pub fn binding_schema(&self) -> SchemaRef {
         match self.provider.downcast_ref::<super::scan::LakeTable>() {
-            Some(table) => Arc::clone(&table.snapshot().schema),
+            Some(table) => super::scan::as_read(&table.snapshot().schema),
             None => self.provider.schema(),
         }
     }

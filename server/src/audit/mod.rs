@@ -1,4 +1,4 @@
-//! The audit: per statement, allowed or denied, a start record that is durable before anything happens, and an end
+//! The audit: per statement, allowed or denied, a start record that is durable before anything comes of it, and an end
 //! record with what came of it. Append-only segment files under `<data dir>/audit/`; read as `system.audit`.
 //!
 //! The order of things is the promise: [`AuditLog::start`] returns when the record is on the disk, so a statement that

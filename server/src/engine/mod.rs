@@ -45,7 +45,7 @@ use crate::audit::AuditLog;
 use crate::emergency::Warden;
 use crate::engine::plan::Prepared;
 use crate::engine::record::{Attempt, Running, Seen};
-use crate::engine::rows::Draining;
+use crate::engine::rows::{Computing, Draining};
 use crate::error::{Error, Result};
 use crate::session::{Session, Sessions};
 use crate::sql::{self, Statement};
@@ -464,11 +464,11 @@ impl Engine {
             streams.push((physical, prepared.scope.task()));
         }
         let timeout = plans.first().and_then(|prepared| prepared.scope.timeout);
+        let queries = self.queries();
+        // The audit's disk is waited for while the query computes; nothing leaves before the record is there.
+        let computing = Computing::start(&queries, streams, schema);
         let running = attempt.start(&touched).await?;
-        Ok(Rows {
-            schema: Arc::clone(schema),
-            batches: Box::pin(Draining::new(&self.queries(), running, streams, Arc::clone(schema), timeout)),
-        })
+        Ok(Rows { schema: Arc::clone(schema), batches: Box::pin(Draining::new(&queries, running, computing, timeout)) })
     }
 
     async fn run_explain(&self, attempt: Attempt, explain: &sql::statement::Explain, prepared: Prepared) -> Result<Rows> {

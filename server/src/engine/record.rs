@@ -1,4 +1,4 @@
-//! What the audit is told of a statement: before it runs, durably, and when it ends.
+//! What the audit is told of a statement: durably, before anything comes of it, and when it ends.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -9,13 +9,14 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::execution::TaskContext;
+use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use futures::stream::BoxStream;
 use futures::{FutureExt, Stream, StreamExt};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
@@ -31,7 +32,26 @@ const BATCHES_AHEAD: usize = 2;
 
 type Plan = (Arc<dyn ExecutionPlan>, Arc<TaskContext>);
 
-/// The rows of plans that run one after the other. Its end, an error and its drop each write the audit's end record;
+/// Plans that run one after the other, as far as their client may lag behind. Dropped, they stop.
+pub(super) struct Computing {
+    batches: mpsc::Receiver<Result<RecordBatch>>,
+    /// Aborts the query when it goes.
+    tasks: JoinSet<()>,
+    query: AbortHandle,
+    memory: Vec<Arc<dyn MemoryPool>>,
+}
+
+impl Computing {
+    pub fn start(queries: &Handle, plans: Vec<Plan>, schema: &SchemaRef) -> Self {
+        let (sender, batches) = mpsc::channel(BATCHES_AHEAD);
+        let memory = plans.iter().map(|(_, task)| Arc::clone(task.memory_pool())).collect();
+        let mut tasks = JoinSet::new();
+        let query = tasks.spawn_on(compute(plans, Arc::clone(schema), sender), queries);
+        Self { batches, tasks, query, memory }
+    }
+}
+
+/// The rows of plans that run. Its end, an error and its drop each write the audit's end record;
 /// dropped, it stops the query.
 pub(super) struct Draining {
     /// Until the statement has ended, which a kill and the time limit see to even where its client reads no further.
@@ -45,15 +65,13 @@ pub(super) struct Draining {
 }
 
 impl Draining {
-    pub fn new(queries: &Handle, running: Running, plans: Vec<Plan>, schema: SchemaRef, timeout: Option<Duration>) -> Self {
+    pub fn new(queries: &Handle, running: Running, computing: Computing, timeout: Option<Duration>) -> Self {
         let ends = timeout.map(|limit| Instant::now() + limit);
         let deadline = ends.zip(timeout).map(|(ends, limit)| (Box::pin(tokio::time::sleep_until(ends)), limit));
-        let (sender, computed) = mpsc::channel(BATCHES_AHEAD);
-        plans.iter().for_each(|(_, task)| running.uses(task.memory_pool()));
+        let Computing { batches: computed, tasks: mut computing, query, memory } = computing;
+        memory.iter().for_each(|pool| running.uses(pool));
         let stop = running.stop();
         let running = Arc::new(Mutex::new(Some(running)));
-        let mut computing = JoinSet::new();
-        let query = computing.spawn_on(compute(plans, schema, sender), queries);
         let (stopped, ending) = (stop.clone(), Arc::clone(&running));
         // Also where the client does not read on.
         let ended = async move {

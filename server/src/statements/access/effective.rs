@@ -27,6 +27,8 @@ use crate::statements::StatementContext;
 const APPLIES: &str = "applies";
 const EXEMPTED: &str = "exempted";
 const INACTIVE: &str = "inactive";
+const HIDES_ALL: &str = "hides every row";
+const LIFTED: &str = "lifted";
 
 /// One thing that is said about somebody on a table.
 pub(super) struct Line {
@@ -50,6 +52,8 @@ pub(super) struct Line {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
     RowSecurity,
+    /// The asker's own, in this session.
+    EmergencyAccess,
     Grant,
     Deny,
     Permissive,
@@ -63,6 +67,7 @@ impl Kind {
     pub fn name(self) -> &'static str {
         match self {
             Self::RowSecurity => "ROW LEVEL SECURITY",
+            Self::EmergencyAccess => "EMERGENCY ACCESS",
             Self::Grant => "GRANT",
             Self::Deny => "DENY",
             Self::Permissive => "PERMISSIVE POLICY",
@@ -164,9 +169,14 @@ fn authority(context: &StatementContext, state: &State, of: &SubjectRef) -> Resu
 pub(super) fn lines(state: &State, about: &About<'_>, path: ObjectPath) -> Vec<Line> {
     let told = effective(state, about.rights, about.reader, path);
     let manages = manages_policies(state, about.asker, path);
+    let emergency = about.reader.emergency().filter(|access| path.table.is_some_and(|table| access.covers(table)));
     let mut lines = Vec::new();
     if manages || about.own_reader {
         lines.push(row_security(state, &told, path));
+        lines.extend(
+            emergency
+                .map(|access| Line { name: Some(access.id.to_string()), ..Line::empty(Kind::EmergencyAccess, object_at(state, path)) }),
+        );
         // Where row-level security is off, they do nothing.
         let policies = told.policies.iter().filter(|_| manages || told.row_security);
         lines.extend(policies.map(|(policy, stance)| policy_line(state, about, &told, policy, *stance, manages)));
@@ -178,6 +188,12 @@ pub(super) fn lines(state: &State, about: &About<'_>, path: ObjectPath) -> Vec<L
         // To whom a column is denied it does not exist.
         let told = told.grants.iter().filter(|(grant, _)| manages || !(grant.deny && grant.columns.is_some()));
         lines.extend(told.map(|(grant, effect)| grant_line(state, about, grant, *effect)));
+    }
+    if emergency.is_some() {
+        // It lifts what hides rows and values from reading, and nothing else.
+        let hides = |kind| matches!(kind, Kind::RowSecurity | Kind::Permissive | Kind::Restrictive | Kind::Mask);
+        let binding = lines.iter_mut().filter(|line| hides(line.kind) && line.is_for_select());
+        binding.filter(|line| [APPLIES, HIDES_ALL].contains(&line.effect)).for_each(|line| line.effect = LIFTED);
     }
     lines.sort_by_cached_key(|line| (line.kind, line.name.clone(), line.on.1.clone(), line.command.clone(), line.effect));
     lines
@@ -199,10 +215,13 @@ fn row_security(state: &State, told: &Effective, path: ObjectPath) -> Line {
     let effect = match (told.row_security, told.policies.iter().any(shows)) {
         (false, _) => "off",
         (true, true) => APPLIES,
-        (true, false) => "hides every row",
+        (true, false) => HIDES_ALL,
     };
-    let on = path.table.map(|table| object(state, ObjectId::Table(table))).unwrap_or_default();
-    Line { effect, ..Line::empty(Kind::RowSecurity, on) }
+    Line { effect, ..Line::empty(Kind::RowSecurity, object_at(state, path)) }
+}
+
+fn object_at(state: &State, path: ObjectPath) -> (&'static str, String) {
+    path.table.map(|table| object(state, ObjectId::Table(table))).unwrap_or_default()
 }
 
 pub(super) fn is_for_select(policy: &RowPolicy) -> bool {
@@ -301,7 +320,7 @@ impl Line {
             Kind::Grant | Kind::Deny | Kind::Permissive | Kind::Restrictive => {
                 self.command.as_deref().is_some_and(|command| command == "SELECT" || command == "ALL")
             }
-            Kind::RowSecurity | Kind::Mask | Kind::RowFilter => true,
+            Kind::RowSecurity | Kind::EmergencyAccess | Kind::Mask | Kind::RowFilter => true,
         }
     }
 }
