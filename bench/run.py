@@ -8,6 +8,7 @@ import argparse
 import os
 import pathlib
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
@@ -221,6 +222,7 @@ class Race:
 
 def main():
     chosen = options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that the processes are ended
     home, tables = made(chosen.folder, chosen.scale)
     host = report.machine(chosen.folder)
     if host["load_before"] > 0.5:

@@ -2,11 +2,13 @@
 
 import collections
 import contextlib
+import ctypes
 import glob
 import importlib.metadata
 import json
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
@@ -122,7 +124,8 @@ class Roapi:
             file.write(json.dumps(config))
             file.flush()
             program = pathlib.Path(sys.executable).with_name("roapi")
-            self.process = subprocess.Popen([program, "-c", file.name], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+            self.process = subprocess.Popen([program, "-c", file.name], preexec_fn=end_with_parent, **pipes)
             if not any("FlightSQL" in line for line in self.process.stderr):
                 raise RuntimeError("roapi did not start")
         threading.Thread(target=collections.deque, args=(self.process.stderr, 0), daemon=True).start()
@@ -130,6 +133,11 @@ class Roapi:
     def client(self):
         connection = connect(self.listen, "national")
         return lambda sql, user: over_adbc(connection, sql)
+
+
+def end_with_parent():
+    """Asks Linux to end this process with the one that started it, however that ends: PR_SET_PDEATHSIG is 1."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def over_adbc(connection, sql):

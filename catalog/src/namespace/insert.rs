@@ -13,7 +13,8 @@ use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, lit};
 use lazaret_auth::grant::authorize_insert;
 use lazaret_auth::{Authority, Denied, InsertGrant, ObjectPath, PolicyText, TableId};
 
-use super::{CatalogError, Governed, Namespace, applied_row_policies};
+use super::policies::applied_row_policies;
+use super::{CatalogError, Governed, Namespace};
 use crate::governed::leakproof::PlainColumns;
 use crate::governed::{GovernedTable, Rows, Touched};
 use crate::lake::{DeltaTarget, SnapshotId, TableSource};
