@@ -182,13 +182,13 @@ def protobuf(field, payload):
 class Raw:
     """Flight without a driver: its steps one by one."""
 
-    def __init__(self, server, user=None, password=None, token=None):
+    def __init__(self, server, user=None, password=None, token=None, timeout_s=60):
         self.client = flight.connect(server.url)
         if token is None:
             header = self.client.authenticate_basic_token(user, password)
         else:
             header = (b"authorization", f"Bearer {token}".encode())
-        self.options = flight.FlightCallOptions(headers=[header], timeout=60)
+        self.options = flight.FlightCallOptions(headers=[header], timeout=timeout_s)
 
     def info(self, sql):
         kind = b"type.googleapis.com/arrow.flight.protocol.sql.CommandStatementQuery"

@@ -1,7 +1,12 @@
 """Object stores by the usual AWS_… variables of the server's process, where the configuration names none."""
 
+import json
+import re
+
+import adbc_driver_manager
 import deltalake
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import support
@@ -28,7 +33,7 @@ def lake(s3, tmp_path_factory):
     folder = tmp_path_factory.mktemp("lake")
     deltalake.write_deltalake(str(folder / "people"), PEOPLE)
     s3.upload(folder / "people", "people")
-    pa.parquet.write_table(PEOPLE, folder / "plain.parquet")
+    pq.write_table(PEOPLE, folder / "plain.parquet")
     s3.client.upload_file(str(folder / "plain.parquet"), "lake", "plain/a.parquet")
     return folder
 
@@ -72,27 +77,12 @@ def test_the_keys_are_in_nothing_that_the_server_says(server, admin, s3):
     assert s3.secret_key not in shown and s3.endpoint not in shown
 
 
-def test_a_restart_without_them_closes_the_tables_and_one_with_them_opens_them(server, s3):
-    for keys, served in [({"AWS_ACCESS_KEY_ID": None}, False), ({}, True)]:
-        server.stop()
-        server.env = {name: value for name, value in server.env.items() if not name.startswith("AWS_")} | variables(s3, **keys)
-        server.start()
-        with server.connect() as admin:
-            if served:
-                assert one(admin, "SELECT count(*) FROM people WHERE id < 1000") == 100
-            else:
-                assert failure(admin, "SELECT count(*) FROM people")
-                assert failure(admin, "CREATE EXTERNAL TABLE more STORED AS PARQUET LOCATION 's3://lake/plain'")
-            assert one(admin, "SELECT 1") == 1
-
-
 WRONG = {
     "no key": ({"AWS_ACCESS_KEY_ID": None}, "PermissionDenied"),
     "an empty key": ({"AWS_ACCESS_KEY_ID": ""}, "PermissionDenied"),
     "a wrong secret": ({"AWS_SECRET_ACCESS_KEY": "wrong-secret"}, ""),
     "http that is not allowed": ({"AWS_ALLOW_HTTP": None}, ""),
     "the cloud's metadata service": ({"AWS_ENDPOINT_URL": "http://169.254.169.254/"}, ""),
-    "the other name of the endpoint": ({"AWS_ENDPOINT_URL": None, "AWS_ENDPOINT": "http://169.254.169.254/"}, ""),
 }
 
 
@@ -107,6 +97,33 @@ def test_what_is_missing_or_wrong_is_an_error(case, s3, lake, tmp_path):
         assert one(admin, "SELECT 1") == 1
 
 
+WHY = {"a wrong secret": "SignatureDoesNotMatch|403 Forbidden", "http that is not allowed": "URL scheme is not allowed"}
+
+
+@pytest.mark.parametrize("case", WHY)
+def test_who_runs_the_server_is_told_why(case, s3, lake, tmp_path):
+    """The one who asks is not."""
+    given, _ = WRONG[case]
+    with support.serving(tmp_path / "server", env=variables(s3, **given)) as server, server.connect() as admin:
+        error = failure(admin, "CREATE EXTERNAL TABLE plain STORED AS PARQUET LOCATION 's3://lake/plain'")
+        assert not re.search(WHY[case], str(error))
+        assert re.search(WHY[case], server.log.read_text())
+
+
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT"])
+def test_no_variable_leads_to_the_metadata_service_of_a_cloud(name, s3, lake, tmp_path):
+    for endpoint, works in [(s3.endpoint, True), ("http://169.254.169.254/", False)]:
+        env = variables(s3, **({"AWS_ENDPOINT_URL": None} | {name: endpoint}))
+        with support.serving(tmp_path / str(works), env=env) as server, server.connect() as admin:
+            create = "CREATE EXTERNAL TABLE plain STORED AS PARQUET LOCATION 's3://lake/plain'"
+            if works:
+                run(admin, create)
+                assert one(admin, "SELECT count(*) FROM plain") == 100
+            else:
+                failure(admin, create)
+                assert "the endpoint is a metadata service" in server.log.read_text()
+
+
 def test_the_configuration_comes_first_for_what_it_names(s3, lake, tmp_path):
     """Keys of the environment that are good for nothing, and a store of the configuration that is."""
     env = variables(s3, AWS_ACCESS_KEY_ID="nobody", AWS_SECRET_ACCESS_KEY="wrong-secret")
@@ -117,27 +134,38 @@ def test_the_configuration_comes_first_for_what_it_names(s3, lake, tmp_path):
 
 def test_a_log_names_no_files_elsewhere_in_the_bucket(server, admin, s3, lake):
     """That a statement may name a place by the environment's keys does not let what others wrote there name another."""
-    import json
-
-    folder = lake / "pointing" / "_delta_log"
-    folder.mkdir(parents=True)
-    lines = []
-    for line in (lake / "people" / "_delta_log" / "00000000000000000000.json").read_text().splitlines():
-        action = json.loads(line)
+    log = "_delta_log/00000000000000000000.json"
+    actions = [json.loads(line) for line in (lake / "people" / log).read_text().splitlines()]
+    for action in actions:
         if "add" in action:
-            action["add"]["path"] = f"s3://lake/plain/a.parquet"
-            s3_size = (lake / "plain.parquet").stat().st_size
-            action["add"]["size"] = s3_size
-        lines.append(json.dumps(action))
-    (folder / "00000000000000000000.json").write_text("\n".join(lines) + "\n")
-    s3.upload(lake / "pointing", "pointing")
+            action["add"] |= {"path": "s3://lake/plain/a.parquet", "size": (lake / "plain.parquet").stat().st_size}
+    s3.client.put_object(Bucket="lake", Key=f"pointing/{log}", Body="".join(json.dumps(action) + "\n" for action in actions).encode())
+    # Nobody else's table is there, which would be a reason of its own.
     run(admin, "DROP TABLE plain")
-    create = "CREATE EXTERNAL TABLE pointing STORED AS DELTA LOCATION 's3://lake/pointing'"
-    try:
-        run(admin, create)
-    except Exception as error:
-        refused = error
-    else:
-        refused = failure(admin, "SELECT * FROM pointing")
-    assert "Internal" not in str(refused)
-    print(refused)
+    with pytest.raises(adbc_driver_manager.Error) as caught:
+        run(admin, "CREATE EXTERNAL TABLE pointing STORED AS DELTA LOCATION 's3://lake/pointing'")
+        run(admin, "SELECT * FROM pointing")
+    assert "Internal" not in str(caught.value)
+    assert "s3://lake/plain" not in str(rows(admin, "SHOW TABLES"))
+    run(admin, "DROP TABLE IF EXISTS pointing")
+
+
+def test_a_log_may_where_the_store_is_configured(s3, lake, tmp_path):
+    """What is refused above is refused for who named the store."""
+    with support.serving(tmp_path / "server", config=s3.store) as server, server.connect() as admin:
+        run(admin, "CREATE EXTERNAL TABLE pointing STORED AS DELTA LOCATION 's3://lake/pointing'")
+        assert one(admin, "SELECT count(*) FROM pointing") == 100
+
+
+def test_a_restart_without_them_closes_the_tables_and_one_with_them_opens_them(server, s3):
+    for keys, served in [({"AWS_ACCESS_KEY_ID": None}, False), ({}, True)]:
+        server.stop()
+        server.env = {name: value for name, value in server.env.items() if not name.startswith("AWS_")} | variables(s3, **keys)
+        server.start()
+        with server.connect() as admin:
+            if served:
+                assert one(admin, "SELECT count(*) FROM people WHERE id < 1000") == 100
+            else:
+                assert failure(admin, "SELECT count(*) FROM people")
+                assert failure(admin, "CREATE EXTERNAL TABLE more STORED AS PARQUET LOCATION 's3://lake/plain'")
+            assert one(admin, "SELECT 1") == 1

@@ -15,6 +15,8 @@ STATUS = adbc_driver_manager.AdbcStatusCode
 # Minutes of work, in a debug binary and in a release binary.
 LONG = "SELECT count(*) AS n FROM generate_series(1, 2000000) a, generate_series(1, 2000000) b WHERE (a.value * 7 + b.value) % 11 = 3"
 MANY_ROWS = "SELECT a.value * 31 + b.value AS n FROM generate_series(1, 100000) a, generate_series(1, 100000) b"
+# A batch is more than lies in the windows between a server and a client that does not read.
+WIDE_ROWS = "SELECT repeat('x', 1000) AS x, a.value + b.value AS n FROM generate_series(1, 100000) a, generate_series(1, 100000) b"
 
 
 @pytest.fixture(scope="module")
@@ -96,14 +98,32 @@ def read_on(reader):
     return str(caught.value)
 
 
+def test_what_the_limit_cuts_off_is_an_error_for_who_reads(server):
+    """At whatever moment: a client that is told of an end takes what it has for all there is."""
+    client = Raw(server, "admin", support.ADMIN_PASSWORD)
+    whole = []
+    for limit_ms in range(100, 400, 5):
+        client.fetch(client.ticket(f"SET statement_timeout_ms = {limit_ms}"))
+        try:
+            whole.append((limit_ms, client.fetch(client.ticket(MANY_ROWS)).num_rows))
+        except (flight.FlightError, pa.ArrowException) as error:
+            assert f"the statement ran longer than {limit_ms / 1000} s" in str(error)
+    client.client.close()
+    assert whole == []
+
+
 # Of the server, of the session, and the shorter of both.
 @pytest.mark.parametrize(
     ("limited", "settings", "limit"),
-    [("server", [], "2 s"), ("session", ["SET statement_timeout_ms = 700"], "0.7 s"), ("server", ["SET statement_timeout_ms = 700"], "0.7 s"),
-     ("server", ["SET statement_timeout_ms = 600000"], "2 s")],
+    [
+        ("server", [], "2 s"),
+        ("session", ["SET statement_timeout_ms = 1500"], "1.5 s"),
+        ("server", ["SET statement_timeout_ms = 1500"], "1.5 s"),
+        ("server", ["SET statement_timeout_ms = 600000"], "2 s"),
+    ],
 )
 def test_the_limit_ends_what_its_client_does_not_read(server, hurried_server, limited, settings, limit):
-    statement = f"{MANY_ROWS} /* {limited} {limit} {len(settings)} */"
+    statement = f"{WIDE_ROWS} /* {limited} {limit} {len(settings)} */"
     where = hurried_server if limited == "server" else server
     client, reader = read_one_batch(where, statement, *settings)
     with where.connect() as admin:
@@ -119,7 +139,7 @@ def test_the_limit_ends_what_its_client_does_not_read(server, hurried_server, li
 
 
 def test_a_kill_ends_what_its_client_does_not_read(server, admin):
-    statement = f"{MANY_ROWS} /* killed */"
+    statement = f"{WIDE_ROWS} /* killed */"
     client, reader = read_one_batch(server, statement)
     ((query, state),) = rows(admin, "SELECT statement_id, state FROM system.queries WHERE statement = ?", [statement])
     assert state == "running"

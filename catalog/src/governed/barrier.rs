@@ -22,7 +22,6 @@ use datafusion::error::Result;
 use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{
     Distribution, DynamicFilterTracking, EquivalenceProperties, OrderingRequirements, PhysicalExpr, PhysicalSortExpr, conjunction,
-    conjunction_opt,
 };
 use datafusion::physical_plan::execution_plan::{
     CardinalityEffect, ChildrenPropertiesMode, InvariantLevel, ReplaceChildrenOptions, apply_expression_roots, check_default_invariants,
@@ -57,6 +56,8 @@ pub struct SecurityBarrierExec {
     sifted: Arc<[Arc<dyn PhysicalExpr>]>,
     /// How many rows are enough for a first batch.
     enough_rows: Option<usize>,
+    /// The reader's predicates that are evaluated here or below, as EXPLAIN shows them.
+    told: Arc<[String]>,
     /// Of the output. How many there are below depends on how much is read there.
     partitions: usize,
     input: Arc<dyn ExecutionPlan>,
@@ -67,7 +68,11 @@ impl SecurityBarrierExec {
     pub(crate) fn new(table: Arc<str>, plain: PlainColumns, masked: Arc<BTreeSet<String>>, input: Arc<dyn ExecutionPlan>) -> Self {
         let partitions = input.output_partitioning().partition_count();
         let properties = Arc::new(visible_properties(&input, partitions));
-        Self { table, plain, masked, sifted: Arc::new([]), enough_rows: None, partitions, input, properties }
+        Self { table, plain, masked, sifted: Arc::new([]), enough_rows: None, told: Arc::new([]), partitions, input, properties }
+    }
+
+    pub(crate) fn telling(self, predicates: impl IntoIterator<Item = String>) -> Self {
+        Self { told: self.told.iter().cloned().chain(predicates).collect(), ..self }
     }
 
     /// Where predicates are evaluated here, with smaller batches: so many rows are all that a LIMIT asks for.
@@ -94,7 +99,8 @@ impl SecurityBarrierExec {
 
     fn over(&self, input: Arc<dyn ExecutionPlan>) -> Self {
         let barrier = Self::new(Arc::clone(&self.table), self.plain.clone(), Arc::clone(&self.masked), input);
-        Self { sifted: Arc::clone(&self.sifted), enough_rows: self.enough_rows, ..barrier }.spread_over(self.partitions)
+        Self { sifted: Arc::clone(&self.sifted), enough_rows: self.enough_rows, told: Arc::clone(&self.told), ..barrier }
+            .spread_over(self.partitions)
     }
 
     fn goes_down(&self, filter: &Arc<dyn PhysicalExpr>) -> bool {
@@ -143,13 +149,7 @@ impl DisplayAs for SecurityBarrierExec {
             f.write_str("SecurityBarrierExec: ")?;
         }
         write!(f, "table={}", self.table)?;
-        // A filter that is made while the query runs holds values.
-        let written =
-            self.sifted.iter().filter(|predicate| matches!(DynamicFilterTracking::classify(predicate), DynamicFilterTracking::Static));
-        match conjunction_opt(written.cloned()) {
-            Some(filter) => write!(f, ", filter={filter}"),
-            None => Ok(()),
-        }
+        if self.told.is_empty() { Ok(()) } else { write!(f, ", filter=[{}]", self.told.join(", ")) }
     }
 }
 
@@ -328,7 +328,12 @@ impl ExecutionPlan for SecurityBarrierExec {
         let mut told = FilterPushdownPropagation::with_parent_pushdown_result(answers.collect());
         let sifted: Vec<_> = offered.into_iter().filter(|filter| self.goes_down(filter)).collect();
         if !sifted.is_empty() {
-            told.updated_node = Some(Arc::new(self.over(Arc::clone(&self.input)).sifting(sifted)) as Arc<dyn ExecutionPlan>);
+            // A filter that is made while the query runs holds values.
+            let is_static =
+                |filter: &&Arc<dyn PhysicalExpr>| matches!(DynamicFilterTracking::classify(filter), DynamicFilterTracking::Static);
+            let written: Vec<String> = sifted.iter().filter(is_static).map(ToString::to_string).collect();
+            let barrier = self.over(Arc::clone(&self.input)).sifting(sifted).telling(written);
+            told.updated_node = Some(Arc::new(barrier) as Arc<dyn ExecutionPlan>);
         }
         Ok(told)
     }

@@ -592,12 +592,14 @@ impl Stage {
         let visible = |table: &Table, part: &Rows| world.visible(table, &part.rows);
         let (sources, lake) = sources(world, self.setting, folder.path(), &visible).await;
         let others = VARIANTS.map(|(batch_size, partitions, _)| Cut { batch_size, partitions, pushdown: false });
-        let mut ways = Vec::new();
-        for cut in self.setting.cuts.into_iter().chain(others) {
-            ways.push(governed(world, &sources, cut, self.setting.sabotage, lake.clone(), &self.keys).await.namespaces(READER));
-        }
+        let cuts: Vec<Cut> = self.setting.cuts.into_iter().chain(others).collect();
+        let mut ways = Vec::with_capacity(cuts.len());
         // Which of two partitions, or of two sides of a UNION, fails first is not the same each time.
-        for names in std::iter::repeat_n(&ways, ROUNDS).flatten() {
+        for turn in 0..ROUNDS * cuts.len() {
+            if let Some(cut) = cuts.get(turn) {
+                ways.push(governed(world, &sources, *cut, self.setting.sabotage, lake.clone(), &self.keys).await.namespaces(READER));
+            }
+            let names = &ways[turn % cuts.len()];
             if self.answer(names(), query).await.is_err_and(|failure| seen(&failure) == error) {
                 return true;
             }

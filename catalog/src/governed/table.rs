@@ -143,7 +143,8 @@ impl GovernedTable {
         if self.witness.sabotage == Some(Sabotage::FalliblePredicate) {
             return true;
         }
-        is_leakproof(filter, schema) && self.plain.admit(filter)
+        // A constant above the scan is the optimizer's, who makes nothing of a plan that is never true.
+        !filter.column_refs().is_empty() && is_leakproof(filter, schema) && self.plain.admit(filter)
     }
 
     fn touch(&self, projection: Option<&[usize]>, filters: &[Expr]) {
@@ -176,8 +177,11 @@ impl GovernedTable {
         let parts = filters.iter().flat_map(split_conjunction);
         let harmless: Vec<&Expr> = parts.filter(|part| self.goes_down(part, schema)).collect();
 
+        // Beside a policy they are evaluated together with it, below; else by the barrier.
+        let beside_policy = matches!(rows, Rows::Where(_));
         let mut shown = requested.to_vec();
-        for column in suspect.iter().chain(&harmless).flat_map(|filter| filter.column_refs()) {
+        let above = suspect.iter().chain(harmless.iter().filter(|_| !beside_policy));
+        for column in above.flat_map(|filter| filter.column_refs()) {
             let index = schema.index_of(&column.name)?;
             if !shown.contains(&index) {
                 shown.push(index);
@@ -213,9 +217,13 @@ impl GovernedTable {
             Rows::None => Arc::new(EmptyExec::new(Arc::new(schema.project(&shown)?))),
             Rows::All => self.scan_raw(state, &raw, &harmless).await?,
             Rows::Where(policy) => {
+                let mut visible = policy.clone();
+                for filter in &harmless {
+                    visible = visible.and(unqualified(filter)?);
+                }
                 let mut read = raw.clone();
-                for column in policy.column_refs() {
-                    let index = self.inner.schema().index_of(&column.name)?;
+                for column in visible.column_refs() {
+                    let index = raw_schema.index_of(&column.name)?;
                     if !read.contains(&index) {
                         read.push(index);
                     }
@@ -225,11 +233,10 @@ impl GovernedTable {
                 let parts = split_conjunction(policy);
                 let hints = parts.into_iter().filter(|part| is_leakproof(part, &raw_schema));
                 let scan = self.scan_raw(state, &read, &hints.chain(harmless.iter().copied()).collect::<Vec<_>>()).await?;
-                let predicate = state.create_physical_expr(policy.clone(), &DFSchema::try_from(scan.schema())?)?;
+                let predicate = state.create_physical_expr(visible, &DFSchema::try_from(scan.schema())?)?;
                 #[cfg(test)]
                 let scan = sabotage::below(self.witness.sabotage, state, scan, &harmless, args.limit())?;
                 let projection = raw.iter().filter_map(|index| read.iter().position(|it| it == index)).collect::<Vec<_>>();
-                let enough_rows = enough_rows.filter(|_| harmless.is_empty());
                 Arc::new(RowFilterExec::try_new(predicate, projection.into(), enough_rows, scan)?)
             }
         };
@@ -244,10 +251,15 @@ impl GovernedTable {
             }
         };
         let barrier = SecurityBarrierExec::new(Arc::clone(&self.name), self.plain.clone(), masks.names().into(), below);
-        let visible = DFSchema::try_from(barrier.schema())?;
-        let sifted =
-            harmless.iter().map(|filter| state.create_physical_expr(unqualified(filter)?, &visible)).collect::<Result<Vec<_>>>()?;
-        let barrier = barrier.sifting(sifted).with_enough_rows(enough_rows).spread_over(state.config().target_partitions());
+        let barrier = if beside_policy {
+            barrier
+        } else {
+            let visible = DFSchema::try_from(barrier.schema())?;
+            let sifted =
+                harmless.iter().map(|filter| state.create_physical_expr(unqualified(filter)?, &visible)).collect::<Result<Vec<_>>>()?;
+            barrier.sifting(sifted).with_enough_rows(enough_rows)
+        };
+        let barrier = barrier.telling(harmless.iter().map(ToString::to_string)).spread_over(state.config().target_partitions());
         let closed: Arc<dyn ExecutionPlan> = Arc::new(barrier);
         #[cfg(test)]
         let closed = if self.witness.sabotage == Some(Sabotage::CountFromStatistics) { sabotage::telling(closed) } else { closed };
