@@ -33,11 +33,14 @@ const QUERIES: [(&str, &str); 3] = [
     ("one event", "SELECT * FROM events WHERE event_id = 4711"),
 ];
 
+/// A namespace for each statement of one principal.
+type Namespaces = Box<dyn Fn() -> Namespace>;
+
 /// The same table, bare and as principals see it.
 struct Setting {
     runtime: Runtime,
     bare: SessionContext,
-    governed: Vec<(&'static str, Box<dyn Fn() -> Namespace>)>,
+    governed: Vec<(&'static str, Namespaces)>,
     _folder: tempfile::TempDir,
 }
 
@@ -62,7 +65,7 @@ impl Setting {
         let bare = SessionContext::new_with_state(SessionStateBuilder::new_from_existing(template()).with_config(config).build());
         bare.register_table("events", Arc::clone(&provider)).expect("a name");
 
-        let mut governed: Vec<(&'static str, Box<dyn Fn() -> Namespace>)> = Vec::new();
+        let mut governed: Vec<(&'static str, Namespaces)> = Vec::new();
         for (name, policy) in [("no policy", None), ("row policy", Some(POLICY))] {
             governed.push((name, namespaces(&lake, id, &location, &provider, policy)));
         }
@@ -78,13 +81,7 @@ impl Setting {
 }
 
 /// As a server makes one for each statement of `ana`.
-fn namespaces(
-    lake: &Arc<Lake>,
-    id: TableId,
-    location: &str,
-    provider: &Arc<dyn TableProvider>,
-    policy: Option<&str>,
-) -> Box<dyn Fn() -> Namespace> {
+fn namespaces(lake: &Arc<Lake>, id: TableId, location: &str, provider: &Arc<dyn TableProvider>, policy: Option<&str>) -> Namespaces {
     let (catalog, schema) = (CatalogId::generate(), SchemaId::generate());
     let owner = || PrincipalName::local("admin");
     let definition = Definition::Table {

@@ -29,7 +29,7 @@ JOINS = "FROM t t0" + "".join(f" JOIN t t{n} ON t{n}.a = t{n - 1}.b" for n in ra
 def server(tmp_path_factory):
     with support.serving(tmp_path_factory.mktemp("server")) as server:
         with server.connect() as admin:
-            run(admin, "CREATE TABLE t AS SELECT value AS a, value AS b FROM generate_series(1, 3)")
+            run(admin, "CREATE TABLE t AS SELECT value AS a, value AS b FROM generate_series(1, 3)", "CREATE TABLE counted (n BIGINT, caller BIGINT)")
         yield server
 
 
@@ -68,7 +68,7 @@ def assert_answered(callers):
 STATEMENTS = {
     "a query": f"SELECT count(*) AS n, {{}} AS caller {JOINS}",
     "CREATE TABLE": f"CREATE TABLE c{{}} AS SELECT count(*) AS n {JOINS}",
-    "INSERT": f"INSERT INTO t SELECT count(*), {{}} {JOINS}",
+    "INSERT": f"INSERT INTO counted SELECT count(*), {{}} {JOINS}",
     "EXECUTE AS": f"EXECUTE AS USER admin SELECT count(*) AS n, {{}} AS caller {JOINS}",
 }
 

@@ -97,7 +97,7 @@ def test_what_is_missing_or_wrong_is_an_error(case, s3, lake, tmp_path):
         assert one(admin, "SELECT 1") == 1
 
 
-WHY = {"a wrong secret": "SignatureDoesNotMatch|403 Forbidden", "http that is not allowed": "URL scheme is not allowed"}
+WHY = {"a wrong secret": "SignatureDoesNotMatch|403 Forbidden", "http that is not allowed": "builder error"}
 
 
 @pytest.mark.parametrize("case", WHY)

@@ -485,7 +485,7 @@ impl Engine {
                 let all = rows::discard(&queries, Arc::clone(&physical), task);
                 rows::unless_killed(&running.stop(), rows::in_time(prepared.scope.timeout, all)).await?;
             }
-            let logical = prepared.optimized()?;
+            let logical = prepared.optimized().await?;
             let lines = explain::render(&logical, physical.as_ref(), explain.analyze).map_err(failure::from_datafusion)?;
             let (kinds, plans): (Vec<String>, Vec<String>) = lines.into_iter().unzip();
             let columns: Vec<arrow::array::ArrayRef> = vec![Arc::new(StringArray::from(kinds)), Arc::new(StringArray::from(plans))];

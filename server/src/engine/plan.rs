@@ -201,8 +201,10 @@ impl Prepared {
         self.scope.reader.sees_as(reader)
     }
 
-    pub fn optimized(&self) -> Result<LogicalPlan> {
-        self.scope.state.optimize(&self.plan).map_err(from_datafusion)
+    pub async fn optimized(&self) -> Result<LogicalPlan> {
+        let (scope, plan) = (Arc::clone(&self.scope), self.plan.clone());
+        let optimizing = async move { scope.state.optimize(&plan).map_err(from_datafusion) };
+        apart(&self.scope.queries, self.scope.timeout, optimizing).await
     }
 
     pub async fn physical(&self) -> Result<Arc<dyn ExecutionPlan>> {

@@ -32,11 +32,18 @@ const BATCHES_AHEAD: usize = 2;
 
 type Plan = (Arc<dyn ExecutionPlan>, Arc<TaskContext>);
 
+/// How the work on a query ended.
+enum Done {
+    Computed,
+    /// By a kill or the time limit, before it was computed.
+    CutOff(Error),
+}
+
 /// Plans that run one after the other, as far as their client may lag behind. Dropped, they stop.
 pub(super) struct Computing {
     batches: mpsc::Receiver<Result<RecordBatch>>,
     /// Aborts the query when it goes.
-    tasks: JoinSet<()>,
+    tasks: JoinSet<Done>,
     query: AbortHandle,
     memory: Vec<Arc<dyn MemoryPool>>,
 }
@@ -58,7 +65,7 @@ pub(super) struct Draining {
     running: Arc<Mutex<Option<Running>>>,
     computed: mpsc::Receiver<Result<RecordBatch>>,
     /// Aborts the query when it goes.
-    computing: JoinSet<()>,
+    computing: JoinSet<Done>,
     deadline: Option<(Pin<Box<Sleep>>, Duration)>,
     stop: Pin<Box<WaitForCancellationFutureOwned>>,
     is_over: bool,
@@ -87,6 +94,7 @@ impl Draining {
             };
             query.abort();
             finish(&ending, Err(&error));
+            Done::CutOff(error)
         };
         computing.spawn_on(ended, queries);
         Self { running, computed, computing, deadline, stop: Box::pin(stop.cancelled_owned()), is_over: false }
@@ -102,13 +110,14 @@ impl Draining {
             return Poll::Ready(Some(Err(too_long(*limit))));
         }
         match self.computed.poll_recv(context) {
-            // The channel also closes when the query panicked: that is no end.
+            // The channel also closes where the query was cut off, or panicked: that is no end.
             Poll::Ready(None) => match self.computing.poll_join_next(context) {
+                Poll::Ready(Some(Ok(Done::CutOff(error)))) => Poll::Ready(Some(Err(error))),
                 Poll::Ready(Some(Err(error))) => {
                     let late = self.deadline.as_ref().filter(|_| error.is_cancelled()).map(|(_, limit)| too_long(*limit));
                     Poll::Ready(Some(Err(late.unwrap_or_else(|| Error::internal(error)))))
                 }
-                Poll::Ready(_) => Poll::Ready(None),
+                Poll::Ready(Some(Ok(Done::Computed)) | None) => Poll::Ready(None),
                 Poll::Pending => Poll::Pending,
             },
             other => other,
@@ -132,23 +141,24 @@ fn finish(running: &Mutex<Option<Running>>, outcome: Result<(), &Error>) {
 }
 
 /// Runs the plans and sends their batches, until an error or until nobody listens.
-async fn compute(plans: Vec<Plan>, schema: SchemaRef, sender: mpsc::Sender<Result<RecordBatch>>) {
+async fn compute(plans: Vec<Plan>, schema: SchemaRef, sender: mpsc::Sender<Result<RecordBatch>>) -> Done {
     for (plan, task) in plans {
         let mut stream = match execute_stream(plan, task) {
             Ok(stream) => stream,
             Err(error) => {
                 let _ = sender.send(Err(from_datafusion(error))).await;
-                return;
+                return Done::Computed;
             }
         };
         while let Some(batch) = stream.next().await {
             let batch = batch.map_err(from_datafusion).and_then(|batch| canonical_batch(&batch, &schema));
             let failed = batch.is_err();
             if sender.send(batch).await.is_err() || failed {
-                return;
+                return Done::Computed;
             }
         }
     }
+    Done::Computed
 }
 
 impl Stream for Draining {
