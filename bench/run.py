@@ -62,7 +62,10 @@ class Race:
         self.answers = pathlib.Path(tempfile.mkdtemp(dir=home, prefix="answers-"))
         self.skipped = {}
         self.workers = {}
-        for name in ["lazaret", *chosen.peers]:
+        self.oracle = None
+
+    def start(self):
+        for name in ["lazaret", *self.chosen.peers]:
             try:
                 self.workers[name] = self.worker(name)
             except Failed as error:
@@ -78,7 +81,7 @@ class Race:
         return Worker(name, self.tables, self.server.listen, self.chosen.timeout_s)
 
     def close(self):
-        for worker in [*self.workers.values(), self.oracle]:
+        for worker in filter(None, [*self.workers.values(), self.oracle]):
             worker.stop()
         shutil.rmtree(self.answers)
 
@@ -220,9 +223,15 @@ class Race:
         return found
 
 
+def terminated(*_):
+    """Ends by way of `finally`, so that no process stays; once, for `timeout` and a shell may both say so."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit("terminated")
+
+
 def main():
     chosen = options()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that the processes are ended
+    signal.signal(signal.SIGTERM, terminated)
     home, tables = made(chosen.folder, chosen.scale)
     host = report.machine(chosen.folder)
     if host["load_before"] > 0.5:
@@ -233,6 +242,7 @@ def main():
         server.setup(chosen.format)
         race = Race(chosen, home, tables, server)
         try:
+            race.start()
             checked_by_hand = race.events <= by_hand.MOST_EVENTS
             if checked_by_hand:
                 race.check_oracle()
