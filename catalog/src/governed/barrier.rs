@@ -2,7 +2,8 @@
 //! and nothing passes upwards but visible rows: no statistics, no metrics, no error text.
 //!
 //! A predicate that went down chooses what is read, by bounds of hidden rows too. So that nothing above can tell what was
-//! left out, the barrier lets out exactly the visible rows for which it is true. A filter that a join or TopK makes while it
+//! left out, exactly the visible rows for which it is true come out: evaluated here, or beside the policy by the row filter
+//! below. A filter that a join or TopK makes while it
 //! runs only becomes tighter, so that here, later, it takes all that it took below.
 
 use std::any::Any;
@@ -71,6 +72,7 @@ impl SecurityBarrierExec {
         Self { table, plain, masked, sifted: Arc::new([]), enough_rows: None, told: Arc::new([]), partitions, input, properties }
     }
 
+    /// Shows these in plans; who calls has seen to it that they are evaluated.
     pub(crate) fn telling(self, predicates: impl IntoIterator<Item = String>) -> Self {
         Self { told: self.told.iter().cloned().chain(predicates).collect(), ..self }
     }
