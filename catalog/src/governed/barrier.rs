@@ -3,8 +3,8 @@
 //!
 //! A predicate that went down chooses what is read, by bounds of hidden rows too. So that nothing above can tell what was
 //! left out, exactly the visible rows for which it is true come out: evaluated here, or beside the policy by the row filter
-//! below. A filter that a join or TopK makes while it
-//! runs only becomes tighter, so that here, later, it takes all that it took below.
+//! below. A filter that a join or TopK makes while it runs only becomes tighter, so that here, later, it takes all that it
+//! took below.
 
 use std::any::Any;
 use std::collections::BTreeSet;
