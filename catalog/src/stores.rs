@@ -5,6 +5,7 @@
 
 mod counting;
 mod location;
+mod resident;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use datafusion::common::DataFusionError;
 use datafusion::execution::object_store::ObjectStoreRegistry;
-use object_store::aws::AmazonS3Builder;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::{ObjectStore, RetryConfig};
 use parking_lot::Mutex;
@@ -233,21 +234,28 @@ fn environment_has_keys() -> bool {
 
 fn s3(bucket: &str, config: Option<&StoreConfig>) -> Result<Arc<dyn ObjectStore>, LocationError> {
     let retry = RetryConfig { max_retries: RETRIES, retry_timeout: RETRY_TIMEOUT, ..RetryConfig::default() };
+    let of_bucket = |source| LocationError::Store { bucket: bucket.to_owned(), source };
+    // Endpoints are the configuration's: who asks is not told them.
+    let unusable = |error: LocationError| of_bucket(object_store::Error::Generic { store: "S3", source: error.into() });
     let builder = match config {
         None => {
             if !environment_has_keys() {
                 let reason = "no store is configured for it, and AWS_ACCESS_KEY_ID is not set".to_owned();
                 return Err(LocationError::Invalid { location: format!("s3://{bucket}"), reason });
             }
-            if let Ok(endpoint) = std::env::var("AWS_ENDPOINT_URL") {
-                location::check_endpoint(&endpoint)?;
+            let builder = AmazonS3Builder::from_env();
+            // Each has several variables.
+            for key in [AmazonS3ConfigKey::Endpoint, AmazonS3ConfigKey::S3Endpoint] {
+                if let Some(endpoint) = builder.get_config_value(&key) {
+                    location::check_endpoint(&endpoint).map_err(unusable)?;
+                }
             }
-            AmazonS3Builder::from_env()
+            builder
         }
         Some(config) => {
             let mut builder = AmazonS3Builder::new().with_allow_http(config.allow_http);
             if let Some(endpoint) = &config.endpoint {
-                location::check_endpoint(endpoint)?;
+                location::check_endpoint(endpoint).map_err(unusable)?;
                 builder = builder.with_endpoint(endpoint).with_virtual_hosted_style_request(false);
             }
             // Look-alikes take any region; S3 itself needs the right one.
@@ -261,8 +269,7 @@ fn s3(bucket: &str, config: Option<&StoreConfig>) -> Result<Arc<dyn ObjectStore>
             builder
         }
     };
-    let store = builder.with_bucket_name(bucket).with_retry(retry).build();
-    Ok(Arc::new(store.map_err(|source| LocationError::Store { bucket: bucket.to_owned(), source })?))
+    Ok(Arc::new(builder.with_bucket_name(bucket).with_retry(retry).build().map_err(of_bucket)?))
 }
 
 impl fmt::Debug for Stores {

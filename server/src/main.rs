@@ -8,6 +8,10 @@ use clap::{Args, Parser, Subcommand};
 use lazaret_server::config::{self, ConfigError, Loaded, Sources};
 use lazaret_server::telemetry::start_logs;
 
+/// Queries take and give back memory all the time, from several threads.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Of a command line or a configuration that cannot stand.
 const EXIT_USAGE: u8 = 2;
 

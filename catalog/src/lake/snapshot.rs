@@ -240,7 +240,7 @@ impl LakeError {
                     Self::Storage { file: file.clone(), source }
                 }
                 Self::Option { name, reason } => Self::Option { name: name.clone(), reason: reason.clone() },
-                Self::Location(error) => Self::Internal(error.to_string()),
+                Self::Location(error) => Self::Location(error.told_again()),
                 Self::Internal(text) => Self::Internal(text.clone()),
             },
         }

@@ -31,6 +31,21 @@ pub enum LocationError {
     },
 }
 
+impl LocationError {
+    /// For another of those who waited for the same.
+    pub(crate) fn told_again(&self) -> Self {
+        match self {
+            Self::Invalid { location, reason } => Self::Invalid { location: location.clone(), reason: reason.clone() },
+            Self::NotAllowed { location } => Self::NotAllowed { location: location.clone() },
+            Self::Scheme { scheme } => Self::Scheme { scheme: scheme.clone() },
+            Self::Store { bucket, source } => {
+                let source = object_store::Error::Generic { store: "shared", source: source.to_string().into() };
+                Self::Store { bucket: bucket.clone(), source }
+            }
+        }
+    }
+}
+
 impl Location {
     /// Such as `s3://lake` or `file://`: what `ObjectStoreUrl` takes.
     pub fn store(&self) -> &Arc<str> {
@@ -283,6 +298,20 @@ mod tests {
             assert!(store.get(&at(linked)).await.is_err(), "{linked}");
             assert!(store.head(&at(linked)).await.is_err(), "{linked}");
             assert!(store.get_ranges(&at(linked), std::slice::from_ref(&(0..1))).await.is_err(), "{linked}");
+        }
+        // A name is taken as it is on disk.
+        for name in ["a#b", "a%23b", "c d"] {
+            let folder = dir.path().join("lake/t").join(name);
+            std::fs::create_dir(&folder).unwrap();
+            std::fs::write(folder.join("in"), name).unwrap();
+            std::os::unix::fs::symlink(folder.join("in"), folder.join("link")).unwrap();
+            let at = |file: &str| Path::from_absolute_path(folder.canonicalize().unwrap().join(file)).unwrap();
+            assert_eq!(store.get_ranges(&at("in"), std::slice::from_ref(&(0..3))).await.unwrap()[0], name.as_bytes()[..3]);
+            assert!(store.get_ranges(&at("in"), std::slice::from_ref(&(0..30))).await.is_err());
+            // By the slow road too.
+            assert_eq!(store.get(&at("in")).await.unwrap().bytes().await.unwrap(), name);
+            assert!(store.get_ranges(&at("link"), std::slice::from_ref(&(0..1))).await.is_err(), "{name}");
+            assert!(store.get(&at("link")).await.is_err(), "{name}");
         }
     }
 }
