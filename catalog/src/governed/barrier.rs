@@ -44,6 +44,7 @@ use futures::{Stream, StreamExt, TryStreamExt};
 use super::failure::ScanFailure;
 use super::leakproof::{PlainColumns, is_leakproof_physical};
 use super::row_filter::RowFilterStream;
+use super::sieve::Sieve;
 
 /// Closes the plan of a restricted table or view.
 pub struct SecurityBarrierExec {
@@ -251,9 +252,12 @@ impl ExecutionPlan for SecurityBarrierExec {
         let started = catch_unwind(AssertUnwindSafe(|| {
             below.map(|partition| self.input.execute(partition, Arc::clone(&context))).collect::<Result<Vec<_>>>()
         }));
-        let inputs =
+        let mut inputs =
             started.unwrap_or_else(|panic| Err(panicked(panic.as_ref()))).map_err(|error| ScanFailure::conceal(&self.table, &error))?;
-        let rows = select_all(inputs);
+        let rows = match (inputs.pop(), inputs.is_empty()) {
+            (Some(only), true) => only.left_stream(),
+            (last, _) => select_all(inputs.into_iter().chain(last)).right_stream(),
+        };
         let rows = if self.sifted.is_empty() {
             // An empty batch would tell where something was left out.
             rows.try_filter(|batch| ready(batch.num_rows() > 0)).boxed()
@@ -261,7 +265,8 @@ impl ExecutionPlan for SecurityBarrierExec {
             let batch_rows = context.session_config().batch_size().max(1);
             let batch_rows = self.enough_rows.map_or(batch_rows, |enough| enough.clamp(1, batch_rows));
             let every = (0..self.schema().fields().len()).collect();
-            RowFilterStream::new(conjunction(self.sifted.iter().cloned()), every, self.schema(), batch_rows, rows).boxed()
+            let sieve = Sieve::new(&conjunction(self.sifted.iter().cloned()), &self.schema())?;
+            RowFilterStream::new(sieve, every, self.schema(), batch_rows, rows).boxed()
         };
         Ok(Box::pin(BarrierStream { table: Arc::clone(&self.table), schema: self.schema(), rows: Some(rows) }))
     }

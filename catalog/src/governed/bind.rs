@@ -66,6 +66,8 @@ pub enum Rows {
     None,
     /// Where this is true, over the raw columns.
     Where(Expr),
+    /// What comes out of a query that stands in the table's place, because its policies ask other tables.
+    OfQuery,
 }
 
 /// What the text of a new policy depends on.

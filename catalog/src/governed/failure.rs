@@ -8,6 +8,7 @@ use datafusion::error::DataFusionError;
 use parquet::errors::ParquetError;
 
 use crate::lake::LakeError;
+use crate::stores::LocationError;
 
 /// The status class of a failed read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +76,9 @@ pub fn classify(error: &(dyn Error + 'static)) -> FailureKind {
                 }
                 LakeError::Option { .. } | LakeError::Internal(_) => FailureKind::Internal,
             });
+        }
+        if it.is::<LocationError>() {
+            return Some(FailureKind::Unavailable);
         }
         if let Some(error) = it.downcast_ref::<object_store::Error>() {
             let gone = matches!(error, object_store::Error::NotFound { .. });

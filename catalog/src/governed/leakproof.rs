@@ -1,7 +1,7 @@
 //! Which predicates may run on rows that the reader must not see: those that can neither fail nor show what they saw.
 //!
 //! Everything is refused that is not listed here (PostgreSQL's `LEAKPROOF`, as a list of shapes). Such predicates may go
-//! below the barrier, where they only choose what is read; above it they are evaluated again on visible rows.
+//! below the barrier, where they choose what is read, and are evaluated beside the policy or by the barrier itself.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -59,7 +59,7 @@ impl PlainColumns {
     pub(crate) fn under(self, rows: &Rows, schema: &Schema) -> Self {
         match rows {
             Rows::Where(policy) if !is_leakproof(policy, schema) => Self::Only(Arc::default()),
-            Rows::Where(_) | Rows::All | Rows::None => self,
+            Rows::Where(_) | Rows::All | Rows::None | Rows::OfQuery => self,
         }
     }
 

@@ -35,6 +35,8 @@ mod row_filter;
 mod rules;
 #[cfg(test)]
 pub(crate) mod sabotage;
+mod sides;
+mod sieve;
 pub mod size;
 pub(crate) mod subquery;
 #[cfg(test)]

@@ -12,10 +12,12 @@ use datafusion::common::config::ConfigOptions;
 use datafusion::error::Result;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::filter_pushdown::FilterPushdown;
+use datafusion::physical_optimizer::join_selection::JoinSelection;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::physical_plan::ExecutionPlan;
 
 use super::late::LateMaterialization;
+use super::sides::KnownSide;
 
 type Rule = Arc<dyn PhysicalOptimizerRule + Send + Sync>;
 
@@ -25,7 +27,10 @@ pub fn physical_rules() -> Vec<Rule> {
     let is_pushdown = |rule: &Rule| careful.iter().any(|it| it.name() == rule.name());
     let rules = PhysicalOptimizer::new().rules.into_iter();
     let rules = rules.map(|rule| if is_pushdown(&rule) { Arc::new(CarefulPushdown(rule)) as Rule } else { rule });
-    rules.chain([Arc::new(LateMaterialization) as Rule]).collect()
+    let mut rules: Vec<Rule> = rules.chain([Arc::new(LateMaterialization) as Rule]).collect();
+    let selection = rules.iter().position(|rule| rule.name() == JoinSelection::new().name());
+    rules.insert(selection.map_or(rules.len(), |at| at + 1), Arc::new(KnownSide));
+    rules
 }
 
 #[derive(Debug)]
@@ -70,6 +75,13 @@ mod tests {
     fn both_rules_are_careful() {
         let careful = physical_rules().iter().filter(|rule| format!("{rule:?}").starts_with("CarefulPushdown")).count();
         assert_eq!(careful, 2);
+    }
+
+    #[test]
+    fn sides_are_chosen_once_joins_are() {
+        let rules = physical_rules();
+        let at = |name: &str| rules.iter().position(|rule| rule.name() == name).unwrap();
+        assert_eq!(at("known_side"), at("join_selection") + 1);
     }
 
     fn write(folder: &std::path::Path, name: &str, columns: [(&str, Vec<i64>); 2]) {

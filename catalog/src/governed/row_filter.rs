@@ -6,8 +6,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use arrow::array::{Array, AsArray, BooleanArray, RecordBatch, RecordBatchOptions};
-use arrow::compute::{BatchCoalescer, prep_null_mask_filter};
+use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::compute::BatchCoalescer;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
@@ -25,10 +25,12 @@ use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Exe
 use futures::{Stream, StreamExt};
 
 use super::leakproof::is_leakproof_physical;
+use super::sieve::Sieve;
 
 /// Lets through the rows for which the policy is true, and of them some columns.
 pub(crate) struct RowFilterExec {
     predicate: Arc<dyn PhysicalExpr>,
+    sieve: Sieve,
     /// The columns of the input that come out, in this order.
     projection: Arc<[usize]>,
     /// How many rows are enough for a first batch.
@@ -52,7 +54,8 @@ impl RowFilterExec {
         let partitions = Partitioning::UnknownPartitioning(input.output_partitioning().partition_count());
         let properties =
             PlanProperties::new(EquivalenceProperties::new(output), partitions, input.pipeline_behavior(), input.boundedness());
-        Ok(Self { predicate, projection, enough_rows, input, properties: Arc::new(properties) })
+        let sieve = Sieve::new(&predicate, &schema)?;
+        Ok(Self { predicate, sieve, projection, enough_rows, input, properties: Arc::new(properties) })
     }
 
     /// The same predicate over the input's columns.
@@ -120,7 +123,7 @@ impl ExecutionPlan for RowFilterExec {
         let batch_rows = context.session_config().batch_size().max(1);
         let batch_rows = self.enough_rows.map_or(batch_rows, |enough| enough.clamp(1, batch_rows));
         let input = self.input.execute(partition, context)?;
-        Ok(Box::pin(RowFilterStream::new(Arc::clone(&self.predicate), Arc::clone(&self.projection), self.schema(), batch_rows, input)))
+        Ok(Box::pin(RowFilterStream::new(self.sieve.clone(), Arc::clone(&self.projection), self.schema(), batch_rows, input)))
     }
 
     /// Both the policy and what came through the barrier are offered for pruning. They are this node's own filters, so
@@ -154,9 +157,9 @@ impl ExecutionPlan for RowFilterExec {
     }
 }
 
-/// The rows for which a predicate is true, and of them some columns.
+/// The rows that go through a sieve, and of them some columns.
 pub(super) struct RowFilterStream<S> {
-    predicate: Arc<dyn PhysicalExpr>,
+    sieve: Sieve,
     projection: Arc<[usize]>,
     schema: SchemaRef,
     visible: BatchCoalescer,
@@ -170,14 +173,14 @@ pub(super) struct RowFilterStream<S> {
 
 impl<S: Stream<Item = Result<RecordBatch>> + Unpin> RowFilterStream<S> {
     /// `schema` is what comes out, `batch_rows` how many rows at once.
-    pub(super) fn new(predicate: Arc<dyn PhysicalExpr>, projection: Arc<[usize]>, schema: SchemaRef, batch_rows: usize, input: S) -> Self {
+    pub(super) fn new(sieve: Sieve, projection: Arc<[usize]>, schema: SchemaRef, batch_rows: usize, input: S) -> Self {
         let visible = BatchCoalescer::new(Arc::clone(&schema), batch_rows);
-        Self { predicate, projection, schema, visible, batch_rows, counted: 0, input: Some(input) }
+        Self { sieve, projection, schema, visible, batch_rows, counted: 0, input: Some(input) }
     }
 
     /// Without columns, a batch is only its number of rows, which the coalescer does not carry.
     fn take_in(&mut self, batch: &RecordBatch) -> Result<()> {
-        let mask = self.mask(batch)?;
+        let mask = self.sieve.mask(batch)?;
         if self.projection.is_empty() {
             self.counted += mask.true_count();
         } else if mask.has_true() {
@@ -206,16 +209,6 @@ impl<S: Stream<Item = Result<RecordBatch>> + Unpin> RowFilterStream<S> {
         self.counted = 0;
         self.visible = BatchCoalescer::new(Arc::clone(&self.schema), self.batch_rows);
         error
-    }
-
-    /// True where a row is visible; where the policy is NULL it is not.
-    fn mask(&self, batch: &RecordBatch) -> Result<BooleanArray> {
-        let values = self.predicate.evaluate(batch)?.into_array(batch.num_rows())?;
-        let mask = values.as_boolean_opt().ok_or_else(|| internal_datafusion_err!("a row policy is not boolean"))?;
-        if mask.len() != batch.num_rows() {
-            return internal_err!("a row policy does not answer for every row");
-        }
-        Ok(if mask.null_count() > 0 { prep_null_mask_filter(mask) } else { mask.clone() })
     }
 }
 

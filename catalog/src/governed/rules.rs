@@ -298,6 +298,31 @@ async fn without_policy_the_raw_plan_runs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn policies_that_come_to_true_for_a_reader_cost_nothing() {
+    let (_folder, raw) = parquet().await;
+    let mut lab = Lab::new();
+    let id = lab.table("t", Arc::clone(&raw), true);
+    for reader in ["rui", "ana"] {
+        lab.grant(reader, ObjectId::Table(id), Privilege::Select, None);
+    }
+    let all = lazaret_auth::Grantee::All;
+    lab.policy(ObjectId::Table(id), PolicyKind::Permissive, all.clone(), "current_user = 'rui' OR region = 2", &raw.schema());
+    lab.policy(ObjectId::Table(id), PolicyKind::Restrictive, all, "1 = 1", &raw.schema());
+    let (namespace, plan) = lab.plan("rui", "SELECT count(*) AS n FROM t").await.unwrap();
+    assert!(find_barrier(&plan).is_none() && !namespace.touched()[0].restricted);
+    assert_eq!(namespace.touched()[0].policies.len(), 2, "they are told to the audit");
+    assert_eq!(lab.lines("rui", "SELECT count(*) AS n FROM t").await.unwrap(), ["|12000|", "|n|"]);
+
+    let (namespace, plan) = lab.plan("ana", "SELECT count(*) AS n FROM t").await.unwrap();
+    assert!(find_barrier(&plan).is_some() && namespace.touched()[0].restricted);
+    // As many rows as there are, and not all columns.
+    let id = lab.table("narrow", raw, false);
+    lab.grant("rui", ObjectId::Table(id), Privilege::Select, Some(&["id", "x"]));
+    let (_, plan) = lab.plan("rui", "SELECT count(*) AS n FROM narrow").await.unwrap();
+    assert!(find_barrier(&plan).is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_visible_is_not_there() {
     let raw = lab::memory_table();
     let (mut lab, _) = Lab::with_governed_table(Arc::clone(&raw));

@@ -123,6 +123,7 @@ async fn hidden_rows_raise_nothing_and_plans_show_nothing() {
     for hidden in ["who", "area", "region", "Join", "governed", "lake.public.m", "parquet"] {
         assert!(!text.contains(hidden), "{hidden} in\n{text}");
     }
+    assert!(text.contains("SecurityBarrierExec") && namespace.touched().iter().any(|it| it.table == t && it.restricted), "{text}");
     // The audit knows what was read for the policy.
     let touched: Vec<String> = namespace.touched().into_iter().map(|it| it.name.join(".")).collect();
     assert!(touched.contains(&"lake.public.m".to_owned()), "{touched:?}");

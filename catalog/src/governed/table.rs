@@ -80,7 +80,8 @@ enum Reach {
 impl GovernedTable {
     /// A stored table. `policies` is what the grant's were bound to; predicates on `plain` columns may go down into `open`.
     pub(crate) fn table(grant: &Grant, name: Arc<str>, open: OpenTable, plain: PlainColumns, policies: Policies, witness: Witness) -> Self {
-        let unrestricted = grant.is_unrestricted() && matches!(policies.rows, Rows::All) && policies.masks.is_empty();
+        // Policies that come to TRUE for this reader hide nothing.
+        let unrestricted = grant.columns() == &GrantedColumns::Every && policies.rows == Rows::All && policies.masks.is_empty();
         let raw = open.provider.schema();
         let plain = plain.under(&policies.rows, &raw).unmasked(&raw, &policies.masks);
         let columns = grant.columns();
@@ -174,8 +175,12 @@ impl GovernedTable {
         let requested = args.projection().unwrap_or(&every);
         let filters = args.filters().unwrap_or_default();
         let suspect: Vec<&Expr> = filters.iter().filter(|filter| !self.goes_down(filter, schema)).collect();
-        let parts = filters.iter().flat_map(split_conjunction);
-        let harmless: Vec<&Expr> = parts.filter(|part| self.goes_down(part, schema)).collect();
+        // Of what goes down whole, every part; of the rest, those parts that may.
+        let harmless = filters.iter().flat_map(|filter| {
+            let whole = self.goes_down(filter, schema);
+            split_conjunction(filter).into_iter().filter(move |part| whole || self.goes_down(part, schema))
+        });
+        let harmless: Vec<&Expr> = harmless.collect();
 
         // Beside a policy they are evaluated together with it, below; else by the barrier.
         let beside_policy = matches!(rows, Rows::Where(_));
@@ -215,7 +220,7 @@ impl GovernedTable {
         let enough_rows = args.limit().filter(|_| suspect.is_empty());
         let below = match rows {
             Rows::None => Arc::new(EmptyExec::new(Arc::new(schema.project(&shown)?))),
-            Rows::All => self.scan_raw(state, &raw, &harmless).await?,
+            Rows::All | Rows::OfQuery => self.scan_raw(state, &raw, &harmless).await?,
             Rows::Where(policy) => {
                 let mut visible = policy.clone();
                 for filter in &harmless {
@@ -243,7 +248,7 @@ impl GovernedTable {
         let below = match rows {
             _ if masks.is_empty() => below,
             Rows::None => below,
-            Rows::All | Rows::Where(_) => {
+            Rows::All | Rows::OfQuery | Rows::Where(_) => {
                 let columns: Vec<_> = shown.iter().map(|index| schema.field(*index)).collect();
                 #[cfg(test)]
                 let masks = &if self.witness.sabotage == Some(Sabotage::NoMask) { Masks::default() } else { masks.clone() };

@@ -65,7 +65,7 @@ impl Namespace {
         let state = self.session_state();
         let query = subquery::visible_rows(raw, visible, &state, Arc::clone(&witness.leaves), Arc::clone(&self.statement.views));
         let query = query.map_err(|error| self.not_binding(name, path, &BindError::Inside(error)))?;
-        Ok((Rows::All, Some(query)))
+        Ok((Rows::OfQuery, Some(query)))
     }
 
     /// One policy of several of which one asks other tables, over the columns of [`subquery::governed_column`].
