@@ -309,7 +309,7 @@ def test_files_that_cannot_be_written_stop_statements_until_they_can(tmp_path, m
         unlimited = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)
         # Its log, which goes to a file as well, fails with it.
         resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (0, unlimited[1]))
-        assert "the audit cannot be written: the statement was not run" in str(failure(admin, "SELECT 2"))
+        assert "the audit cannot be written: nothing was changed or sent" in str(failure(admin, "SELECT 2"))
         assert ready(server) == 503
         resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, unlimited)
         # The server tries again by itself, once a second.

@@ -175,6 +175,7 @@ def test_who_watches_does_not_hold_the_process(tmp_path):
             server.process.send_signal(signal.SIGTERM)
             assert watch.next() == NOT_SERVING
             ended_by_itself(server)
+        server.start()
 
 
 def test_a_second_signal_ends_what_still_runs(tmp_path):

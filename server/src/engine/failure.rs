@@ -239,7 +239,7 @@ fn exhausted(text: &str) -> Error {
 }
 
 fn logged(kind: ErrorKind, words: &str, source: &DataFusionError) -> Error {
-    let inner = Error::internal(source);
+    let inner = Error::internal(chain(source));
     let id = inner.id.unwrap_or_default();
     Error { kind, message: format!("{words} (id {id})"), position: None, id: Some(id) }
 }

@@ -95,8 +95,9 @@ impl Engine {
         let mut sources = Vec::with_capacity(plans.len());
         for plan in plans {
             scope.namespace.verify_logical(&plan).map_err(Error::internal)?;
-            sources.push((scope.physical(&plan).await?, scope.task()));
+            sources.push(scope.physical(&plan).await?);
         }
+        let sources = sources.into_iter().map(|source| (source, scope.task())).collect();
         let reads_target = scope.namespace.touched().iter().any(|table| table.table == target.id());
         // What the policies read is for the audit to know before anything runs.
         count_let_in(&scope, &target, target.delta().empty(&self.parts.lake)).await?;

@@ -76,8 +76,8 @@ impl MemoryPool for QueryPool {
 /// What a value may need without being counted: less than the batches that are under way anyway.
 const UNCOUNTED_BYTES: usize = 1 << 20;
 
-/// The largest constant that is worked out while a statement is planned, on the threads that answer calls: a few
-/// milliseconds of work.
+/// Of all constants together that are worked out while a statement is planned. They stay in its plan, where no pool counts
+/// them. What is larger is left to the run where it can be.
 const PLANNED_BYTES: usize = 16 << 20;
 
 /// What the functions of one statement may take of its memory.
@@ -86,11 +86,20 @@ pub struct Budget {
     pool: Arc<dyn MemoryPool>,
     limit_bytes: usize,
     running: AtomicBool,
+    planned_bytes: AtomicUsize,
+    is_overdrawn: AtomicBool,
 }
 
 impl Budget {
     pub fn new(server: Arc<dyn MemoryPool>, limit_bytes: usize) -> Self {
-        Self { pool: Arc::new(QueryPool::new(server, limit_bytes)), limit_bytes, running: AtomicBool::new(false) }
+        let pool = Arc::new(QueryPool::new(server, limit_bytes));
+        Self {
+            pool,
+            limit_bytes,
+            running: AtomicBool::new(false),
+            planned_bytes: AtomicUsize::new(0),
+            is_overdrawn: AtomicBool::new(false),
+        }
     }
 
     /// The memory of the query that begins to run.
@@ -101,17 +110,44 @@ impl Budget {
 
     /// Sets aside what a function is about to allocate, until it has.
     pub fn hold(&self, consumer: &str, bytes: usize) -> Result<Option<MemoryReservation>> {
+        if bytes <= self.limit_bytes && bytes > PLANNED_BYTES && self.is_planning() {
+            return Err(too_large());
+        }
         if bytes <= UNCOUNTED_BYTES.min(self.limit_bytes) {
             return Ok(None);
-        }
-        if bytes <= self.limit_bytes && bytes > PLANNED_BYTES && !self.running.load(Ordering::Relaxed) {
-            let text = format!("a constant of {bytes} bytes: the limit while a statement is planned is {PLANNED_BYTES}");
-            return Err(DataFusionError::External(Box::new(Error::new(ErrorKind::Exhausted, text))));
         }
         let reservation = MemoryConsumer::new(consumer).register(&self.pool);
         reservation.try_grow(bytes)?;
         Ok(Some(reservation))
     }
+
+    /// Counts a result that planning keeps.
+    pub fn keep(&self, bytes: impl FnOnce() -> usize) -> Result<()> {
+        if !self.is_planning() {
+            return Ok(());
+        }
+        let bytes = bytes();
+        let grown = |planned: usize| planned.checked_add(bytes).filter(|planned| *planned <= PLANNED_BYTES);
+        self.planned_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown).map(drop).map_err(|_| {
+            self.is_overdrawn.store(true, Ordering::Relaxed);
+            too_large()
+        })
+    }
+
+    /// Whether planning stayed within its bounds: an optimizer that meets an error leaves the constant as it is, for each
+    /// batch to make anew.
+    pub fn check_planned(&self) -> Result<()> {
+        if self.is_overdrawn.load(Ordering::Relaxed) { Err(too_large()) } else { Ok(()) }
+    }
+
+    fn is_planning(&self) -> bool {
+        !self.running.load(Ordering::Relaxed)
+    }
+}
+
+fn too_large() -> DataFusionError {
+    let text = format!("the constants of the statement come to more than {PLANNED_BYTES} bytes: give them as parameters");
+    DataFusionError::External(Box::new(Error::new(ErrorKind::Exhausted, text)))
 }
 
 #[cfg(test)]
@@ -142,14 +178,22 @@ mod tests {
     }
 
     #[test]
-    fn a_function_is_held_to_the_limit_and_large_constants_wait_for_the_run() {
+    fn a_function_is_held_to_the_limit_and_constants_all_together_to_another() {
         let server: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(1 << 30));
         let budget = Budget::new(Arc::clone(&server), 64 << 20);
         assert!(budget.hold("repeat", 1000).unwrap().is_none());
-        assert!(budget.hold("repeat", 32 << 20).unwrap_err().to_string().contains("while a statement is planned"));
+        assert!(budget.hold("repeat", 32 << 20).unwrap_err().to_string().contains("constants"));
+        let budget = Budget::new(Arc::clone(&server), 64 << 20);
+        for _ in 0..16 {
+            budget.keep(|| 1 << 20).unwrap();
+        }
+        assert!(budget.keep(|| 1).unwrap_err().to_string().contains("constants"), "small ones count too");
+        assert!(budget.keep(|| 0).is_ok(), "what was refused does not count");
+        assert!(budget.check_planned().is_err());
         let text = budget.hold("repeat", usize::MAX).unwrap_err().to_string();
         assert!(text.contains("query_memory_bytes (67108864)"), "{text}");
         let pool = budget.run();
+        budget.keep(|| 1 << 30).unwrap();
         let held = budget.hold("repeat", 40 << 20).unwrap();
         assert_eq!(pool.reserved(), 40 << 20);
         assert!(budget.hold("lpad", 40 << 20).is_err(), "both together are too much");

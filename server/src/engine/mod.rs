@@ -452,7 +452,7 @@ impl Engine {
     }
 
     async fn run_query(&self, attempt: Attempt, plans: Vec<Prepared>, schema: &SchemaRef) -> Result<Rows> {
-        let mut streams = Vec::with_capacity(plans.len());
+        let mut planned = Vec::with_capacity(plans.len());
         let mut touched = Vec::new();
         for prepared in &plans {
             attempt.seen.note(&prepared.scope.namespace);
@@ -461,14 +461,16 @@ impl Engine {
                 Err(error) => return attempt.refused(error).await,
             };
             touched = prepared.scope.namespace.touched();
-            streams.push((physical, prepared.scope.task()));
+            planned.push(physical);
         }
+        // Rows of parameters share a scope, whose constants are counted until its first task.
+        let streams = planned.into_iter().zip(&plans).map(|(physical, prepared)| (physical, prepared.scope.task())).collect();
         let timeout = plans.first().and_then(|prepared| prepared.scope.timeout);
         let queries = self.queries();
         // The audit's disk is waited for while the query computes; nothing leaves before the record is there.
-        let computing = Computing::start(&queries, streams, schema);
-        let running = attempt.start(&touched).await?;
-        Ok(Rows { schema: Arc::clone(schema), batches: Box::pin(Draining::new(&queries, running, computing, timeout)) })
+        let (running, computing) =
+            attempt.start_beside(&touched, |stop| Computing::start(&queries, streams, schema, stop, timeout)).await?;
+        Ok(Rows { schema: Arc::clone(schema), batches: Box::pin(Draining::new(&queries, running, computing)) })
     }
 
     async fn run_explain(&self, attempt: Attempt, explain: &sql::statement::Explain, prepared: Prepared) -> Result<Rows> {
@@ -479,13 +481,13 @@ impl Engine {
         let touched = prepared.scope.namespace.touched();
         let running = attempt.start(&touched).await?;
         let answer = async {
+            let logical = prepared.optimized().await?;
             if explain.analyze {
                 let (queries, task) = (self.queries(), prepared.scope.task());
                 running.uses(task.memory_pool());
                 let all = rows::discard(&queries, Arc::clone(&physical), task);
                 rows::unless_killed(&running.stop(), rows::in_time(prepared.scope.timeout, all)).await?;
             }
-            let logical = prepared.optimized().await?;
             let lines = explain::render(&logical, physical.as_ref(), explain.analyze).map_err(failure::from_datafusion)?;
             let (kinds, plans): (Vec<String>, Vec<String>) = lines.into_iter().unzip();
             let columns: Vec<arrow::array::ArrayRef> = vec![Arc::new(StringArray::from(kinds)), Arc::new(StringArray::from(plans))];

@@ -172,6 +172,7 @@ impl Scope {
         let (scope, plan) = (Arc::clone(self), plan.clone());
         let planning = async move {
             let physical = scope.state.create_physical_plan(&plan).await.map_err(from_datafusion)?;
+            scope.budget.check_planned().map_err(from_datafusion)?;
             scope.namespace.verify_physical(physical.as_ref()).map_err(Error::internal)?;
             passage::guard(physical).map_err(from_datafusion)
         };

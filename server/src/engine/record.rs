@@ -128,7 +128,13 @@ impl Attempt {
     }
 
     /// Writes the start record, and returns when it is on disk.
-    pub async fn start(mut self, touched: &[Touched]) -> Result<Running> {
+    pub async fn start(self, touched: &[Touched]) -> Result<Running> {
+        Ok(self.start_beside(touched, |_| ()).await?.0)
+    }
+
+    /// As [`Self::start`], with work that begins once the statement is listed, so that it finds itself running and can be
+    /// stopped, and goes on while the audit's disk is waited for. It is dropped where the record cannot be written.
+    pub async fn start_beside<T>(mut self, touched: &[Touched], work: impl FnOnce(CancellationToken) -> T) -> Result<(Running, T)> {
         self.note(touched);
         if self.session.killed().is_cancelled() {
             return self.refused(killed()).await;
@@ -138,10 +144,11 @@ impl Attempt {
         }
         let listed = self.activity.begin(self.facts(), self.session.killed());
         let stop = listed.stop().clone();
+        let begun = work(stop.clone());
         let audited = self.audit.start(self.record).await.map_err(unaudited)?;
         self.metrics.statement_started();
         let (audited, listed) = (Some(audited), Some(listed));
-        Ok(Running { audited, listed, stop, metrics: self.metrics, kind: self.kind, started: Instant::now() })
+        Ok((Running { audited, listed, stop, metrics: self.metrics, kind: self.kind, started: Instant::now() }, begun))
     }
 
     /// What `system.queries` shows of it.
@@ -314,7 +321,7 @@ fn ended(outcome: Result<(), &Error>) -> (Status, Option<String>) {
 
 fn unaudited(error: crate::audit::AuditError) -> Error {
     tracing::error!(%error, "the audit cannot be written");
-    Error::new(ErrorKind::Unavailable, "the audit cannot be written: the statement was not run")
+    Error::new(ErrorKind::Unavailable, "the audit cannot be written: nothing was changed or sent")
 }
 
 /// By the first word, for a text that may not even parse.

@@ -46,15 +46,26 @@ pub(super) struct Computing {
     tasks: JoinSet<Done>,
     query: AbortHandle,
     memory: Vec<Arc<dyn MemoryPool>>,
+    /// When its time is up, and how long that was.
+    ends: Option<(Instant, Duration)>,
 }
 
 impl Computing {
-    pub fn start(queries: &Handle, plans: Vec<Plan>, schema: &SchemaRef) -> Self {
+    /// Until `stop`, or the time limit: also before the statement's record is written, which may take long.
+    pub fn start(queries: &Handle, plans: Vec<Plan>, schema: &SchemaRef, stop: CancellationToken, timeout: Option<Duration>) -> Self {
         let (sender, batches) = mpsc::channel(BATCHES_AHEAD);
         let memory = plans.iter().map(|(_, task)| Arc::clone(task.memory_pool())).collect();
         let mut tasks = JoinSet::new();
         let query = tasks.spawn_on(compute(plans, Arc::clone(schema), sender), queries);
-        Self { batches, tasks, query, memory }
+        let ends = timeout.map(|limit| (Instant::now() + limit, limit));
+        let computing = query.clone();
+        let cut_off = async move {
+            let error = cut_off(stop, ends).await;
+            computing.abort();
+            Done::CutOff(error)
+        };
+        tasks.spawn_on(cut_off, queries);
+        Self { batches, tasks, query, memory, ends }
     }
 }
 
@@ -72,26 +83,16 @@ pub(super) struct Draining {
 }
 
 impl Draining {
-    pub fn new(queries: &Handle, running: Running, computing: Computing, timeout: Option<Duration>) -> Self {
-        let ends = timeout.map(|limit| Instant::now() + limit);
-        let deadline = ends.zip(timeout).map(|(ends, limit)| (Box::pin(tokio::time::sleep_until(ends)), limit));
-        let Computing { batches: computed, tasks: mut computing, query, memory } = computing;
+    pub fn new(queries: &Handle, running: Running, computing: Computing) -> Self {
+        let Computing { batches: computed, tasks: mut computing, query, memory, ends } = computing;
+        let deadline = ends.map(|(ends, limit)| (Box::pin(tokio::time::sleep_until(ends)), limit));
         memory.iter().for_each(|pool| running.uses(pool));
         let stop = running.stop();
         let running = Arc::new(Mutex::new(Some(running)));
         let (stopped, ending) = (stop.clone(), Arc::clone(&running));
         // Also where the client does not read on.
         let ended = async move {
-            let too_late = async {
-                match ends {
-                    Some(ends) => tokio::time::sleep_until(ends).await,
-                    None => std::future::pending().await,
-                }
-            };
-            let error = tokio::select! {
-                () = stopped.cancelled() => killed(),
-                () = too_late => too_long(timeout.unwrap_or_default()),
-            };
+            let error = cut_off(stopped, ends).await;
             query.abort();
             finish(&ending, Err(&error));
             Done::CutOff(error)
@@ -129,6 +130,23 @@ impl Draining {
 impl Drop for Draining {
     fn drop(&mut self) {
         drop(self.running.lock().take());
+    }
+}
+
+/// Why a query goes on no longer, once that is so.
+async fn cut_off(stop: CancellationToken, ends: Option<(Instant, Duration)>) -> Error {
+    let too_late = async {
+        match ends {
+            Some((ends, limit)) => {
+                tokio::time::sleep_until(ends).await;
+                limit
+            }
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = stop.cancelled() => killed(),
+        limit = too_late => too_long(limit),
     }
 }
 

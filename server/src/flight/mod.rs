@@ -64,6 +64,10 @@ const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 /// From TCP's accept to the end of the TLS handshake.
 const TLS_HANDSHAKE: Duration = Duration::from_secs(10);
 
+/// For those who watch the health service to read that the server stops: some clients read nothing more once they know
+/// that the connection is closing and their call has ended.
+const WATCHERS_HEAR: Duration = Duration::from_secs(1);
+
 /// PEM texts, already read.
 #[derive(Clone)]
 pub struct Tls {
@@ -71,6 +75,13 @@ pub struct Tls {
     pub key: String,
     /// Clients must show a certificate of these authorities.
     pub client_authorities: Option<String>,
+}
+
+impl Tls {
+    /// Whether a server can be made of these.
+    pub fn check(&self) -> std::result::Result<(), tonic::transport::Error> {
+        Grpc::builder().tls_config(server_tls(self)).map(drop)
+    }
 }
 
 #[derive(Clone)]
@@ -148,7 +159,7 @@ impl Flight {
         if let Some(tls) = &self.tls {
             grpc = grpc.tls_config(server_tls(tls)).map_err(Error::internal)?;
         }
-        let (health, health_service) = tonic_health::server::health_reporter();
+        let (mut health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<FlightServiceServer<Server>>().await;
         let flight = FlightServiceServer::new(self.service).max_decoding_message_size(MESSAGE_BYTES);
         let works = self.works;
@@ -157,9 +168,18 @@ impl Flight {
                 () = shutdown => {}
                 () = tell_health(&health, works) => {}
             }
-            // Those who ask are sent elsewhere while the last calls end.
-            health.set_not_serving::<FlightServiceServer<Server>>().await;
-            health.set_service_status("", ServingStatus::NotServing).await;
+            // Those who ask are sent elsewhere while the last calls end. Those who watch are told, and then their calls end,
+            // which would keep the server.
+            let names = [FlightServiceServer::<Server>::NAME, ""];
+            for name in names {
+                health.set_service_status(name, ServingStatus::NotServing).await;
+            }
+            tokio::spawn(async move {
+                tokio::time::sleep(WATCHERS_HEAR).await;
+                for name in names {
+                    health.clear_service_status(name).await;
+                }
+            });
         };
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let router = grpc.add_service(health_service).add_service(flight);

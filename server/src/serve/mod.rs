@@ -254,11 +254,14 @@ fn say_ready(listen: SocketAddr, admin_listen: Option<SocketAddr>) -> io::Result
 
 fn read_tls(tls: &Tls) -> Result<flight::Tls, ServeError> {
     let read = |path: &std::path::Path| std::fs::read_to_string(path).map_err(ServeError::new(format!("read {}", path.display())));
-    Ok(flight::Tls {
-        certificates: read(&tls.cert_file)?,
-        key: read(&tls.key_file)?,
-        client_authorities: tls.client_ca_file.as_deref().map(read).transpose()?,
-    })
+    let mut texts = flight::Tls { certificates: read(&tls.cert_file)?, key: read(&tls.key_file)?, client_authorities: None };
+    let files = format!("use {} as cert_file with {} as key_file", tls.cert_file.display(), tls.key_file.display());
+    texts.check().map_err(ServeError::new(files))?;
+    if let Some(file) = &tls.client_ca_file {
+        texts.client_authorities = Some(read(file)?);
+        texts.check().map_err(ServeError::new(format!("use {} as client_ca_file", file.display())))?;
+    }
+    Ok(texts)
 }
 
 fn audit_probe(audit: &AuditLog) -> Probe {

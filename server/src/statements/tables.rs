@@ -286,7 +286,7 @@ fn cannot_open(path: &RelationPath, error: &LakeError) -> Error {
         LakeError::NotATable { .. } | LakeError::Storage { source: object_store::Error::NotFound { .. }, .. } => ErrorKind::NotFound,
         LakeError::Corrupt { .. } | LakeError::OutsideLocation { .. } => ErrorKind::DataLoss,
         LakeError::FilesOfAnother => ErrorKind::PermissionDenied,
-        LakeError::Storage { .. } => ErrorKind::Unavailable,
+        LakeError::Storage { .. } | LakeError::Location(LocationError::Store { .. }) => ErrorKind::Unavailable,
         LakeError::Location(_) | LakeError::Option { .. } => ErrorKind::Invalid,
         LakeError::Internal(_) => return Error::internal(chain(error)),
     };

@@ -22,7 +22,7 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{BinaryExpr as PhysicalBinary, Column, Literal};
 use datafusion::physical_expr_common::datum::apply;
 
-use super::growth::total_bytes;
+use super::growth::{total_bytes, value_bytes};
 use crate::engine::memory::Budget;
 use crate::sql::types::sql_type;
 
@@ -230,7 +230,9 @@ impl Checked {
         };
         let expr = PhysicalBinary::new(operand(left), Operator::StringConcat, operand(right));
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        expr.evaluate(&RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)?)
+        let joined = expr.evaluate(&RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)?)?;
+        self.budget.0.keep(|| value_bytes(&joined))?;
+        Ok(joined)
     }
 }
 

@@ -117,7 +117,9 @@ impl ScalarUDFImpl for Bounded {
         let constant = args.args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)));
         let bytes = if constant { bytes.saturating_mul(args.number_rows.max(1)) } else { bytes };
         let _held = self.budget.hold(self.name(), bytes)?;
-        self.inner.invoke_with_args(args)
+        let result = self.inner.invoke_with_args(args)?;
+        self.budget.keep(|| value_bytes(&result))?;
+        Ok(result)
     }
 
     /// A call may become one of another function.
@@ -242,8 +244,13 @@ pub fn scalar_bytes(scalar: &ScalarValue) -> usize {
     }
 }
 
-/// An upper bound of the bytes of a result, of one row where all arguments are constants. 0 where the arguments are none
-/// that the function takes: it says so itself.
+pub(super) fn value_bytes(value: &ColumnarValue) -> usize {
+    match value {
+        ColumnarValue::Array(array) => array_bytes(array.as_ref()),
+        ColumnarValue::Scalar(value) => scalar_bytes(value),
+    }
+}
+
 fn refuse_long_comparison(args: &[ColumnarValue], rows: usize) -> Result<()> {
     let [one, other] = args else { return Ok(()) };
     let rows = if args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_))) { 1 } else { rows };
@@ -257,6 +264,8 @@ fn refuse_long_comparison(args: &[ColumnarValue], rows: usize) -> Result<()> {
     Err(DataFusionError::External(Box::new(Error::new(ErrorKind::Exhausted, text))))
 }
 
+/// An upper bound of the bytes of a result, of one row where all arguments are constants. 0 where the arguments are none
+/// that the function takes: it says so itself.
 fn result_bytes(name: &str, args: &[ColumnarValue], rows: usize) -> Result<usize> {
     let constant = args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)));
     let rows = if constant { 1 } else { rows };
