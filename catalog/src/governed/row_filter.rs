@@ -8,13 +8,13 @@ use std::task::{Context, Poll, ready};
 
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::compute::BatchCoalescer;
-use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Fields, Schema, SchemaRef};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{internal_datafusion_err, internal_err};
+use datafusion::common::{ScalarValue, internal_datafusion_err, internal_err};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::expressions::{Column, Literal};
 use datafusion::physical_expr::utils::split_conjunction;
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions, apply_expression_roots};
@@ -35,6 +35,8 @@ pub(crate) struct RowFilterExec {
     projection: Arc<[usize]>,
     /// How many rows are enough for a first batch.
     enough_rows: Option<usize>,
+    /// Whether every column comes out nullable, whatever the input declares.
+    opens: bool,
     input: Arc<dyn ExecutionPlan>,
     properties: Arc<PlanProperties>,
 }
@@ -46,16 +48,33 @@ impl RowFilterExec {
         enough_rows: Option<usize>,
         input: Arc<dyn ExecutionPlan>,
     ) -> Result<Self> {
+        Self::make(predicate, projection, enough_rows, false, input)
+    }
+
+    /// All rows and columns, every column nullable.
+    pub(crate) fn opening(input: Arc<dyn ExecutionPlan>) -> Result<Self> {
+        let every = (0..input.schema().fields().len()).collect();
+        Self::make(Arc::new(Literal::new(ScalarValue::Boolean(Some(true)))), every, None, true, input)
+    }
+
+    fn make(
+        predicate: Arc<dyn PhysicalExpr>,
+        projection: Arc<[usize]>,
+        enough_rows: Option<usize>,
+        opens: bool,
+        input: Arc<dyn ExecutionPlan>,
+    ) -> Result<Self> {
         let schema = input.schema();
         if predicate.data_type(&schema)? != DataType::Boolean {
             return internal_err!("a row policy is not boolean");
         }
-        let output = Arc::new(Schema::new(schema.project(&projection)?.fields().clone()));
+        let output = schema.project(&projection)?;
+        let output = Arc::new(Schema::new(if opens { opened(output.fields()) } else { output.fields().clone() }));
         let partitions = Partitioning::UnknownPartitioning(input.output_partitioning().partition_count());
         let properties =
             PlanProperties::new(EquivalenceProperties::new(output), partitions, input.pipeline_behavior(), input.boundedness());
         let sieve = Sieve::new(&predicate, &schema)?;
-        Ok(Self { predicate, sieve, projection, enough_rows, input, properties: Arc::new(properties) })
+        Ok(Self { predicate, sieve, projection, enough_rows, opens, input, properties: Arc::new(properties) })
     }
 
     /// The same predicate over the input's columns.
@@ -105,7 +124,8 @@ impl ExecutionPlan for RowFilterExec {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         match (children.pop(), children.is_empty()) {
             (Some(input), true) if input.schema().fields() == self.input.schema().fields() => {
-                Ok(Arc::new(Self::try_new(Arc::clone(&self.predicate), Arc::clone(&self.projection), self.enough_rows, input)?))
+                let (predicate, projection) = (Arc::clone(&self.predicate), Arc::clone(&self.projection));
+                Ok(Arc::new(Self::make(predicate, projection, self.enough_rows, self.opens, input)?))
             }
             _ => internal_err!("a row filter has one child, of the columns that it was made for"),
         }
@@ -155,6 +175,11 @@ impl ExecutionPlan for RowFilterExec {
     ) -> Result<FilterPushdownPropagation<Arc<dyn ExecutionPlan>>> {
         Ok(FilterPushdownPropagation::all_unsupported(child_pushdown_result))
     }
+}
+
+/// Nullable, whatever is declared: files may hold NULLs all the same.
+pub(super) fn opened(fields: &Fields) -> Fields {
+    fields.iter().map(|field| Arc::new(field.as_ref().clone().with_nullable(true))).collect()
 }
 
 /// The rows that go through a sieve, and of them some columns.

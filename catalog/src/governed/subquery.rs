@@ -17,7 +17,10 @@ use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::FunctionRegistry;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::expr::{Exists, InSubquery, SetComparison};
-use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, ScalarUDF, Subquery, Volatility};
+use datafusion::logical_expr::{
+    ColumnarValue, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Subquery,
+    Volatility,
+};
 use datafusion::sql::parser::Statement as DfStatement;
 use datafusion::sql::sqlparser::ast;
 use datafusion::sql::sqlparser::ast::{Query, Visit, Visitor};
@@ -85,6 +88,7 @@ pub(crate) async fn plan(names: &Namespace, functions: Vec<ScalarUDF>, target: &
         other => return Err(BindError::NotBoolean(other)),
     }
     let expr = keep_guards(expr, projection.input.schema())?;
+    let expr = with_nullable_subqueries(expr).map_err(|error| plan_error(&error))?;
     requalify(expr, target).map_err(|error| plan_error(&error))
 }
 
@@ -213,6 +217,72 @@ fn check_inside(expr: &Expr, name: &str) -> Result<(), BindError> {
     });
     visited.map_err(|error| plan_error(&error))?;
     refused.map_or(Ok(()), Err)
+}
+
+/// DataFusion takes a subquery for a value that is never NULL where its column is declared so; without a row it is NULL.
+/// `(SELECT …) IS NOT NULL` would be TRUE for everybody.
+fn with_nullable_subqueries(expr: Expr) -> Result<Expr> {
+    let nullable = expr.transform_up(|mut part| {
+        let Some(subquery) = subquery_of_mut(&mut part) else { return Ok(Transformed::no(part)) };
+        let inside = subquery.subquery.as_ref().clone().transform_up_with_subqueries(|node| {
+            let mended = node.map_expressions(|expr| expr.transform_up(nullable_subquery))?;
+            if mended.transformed { mended.map_data(LogicalPlan::recompute_schema) } else { Ok(mended) }
+        })?;
+        subquery.subquery = Arc::new(inside.data);
+        nullable_subquery(part).map(|part| Transformed::yes(part.data))
+    })?;
+    Ok(nullable.data)
+}
+
+fn nullable_subquery(expr: Expr) -> Result<Transformed<Expr>> {
+    let Expr::ScalarSubquery(subquery) = expr else { return Ok(Transformed::no(expr)) };
+    let [field] = subquery.subquery.schema().fields().as_ref() else { return Ok(Transformed::no(Expr::ScalarSubquery(subquery))) };
+    if field.is_nullable() || has_one_row(&subquery.subquery) {
+        return Ok(Transformed::no(Expr::ScalarSubquery(subquery)));
+    }
+    let name = field.name().clone();
+    let column = Expr::Column(subquery.subquery.schema().columns().swap_remove(0));
+    let value = ScalarUDF::new_from_impl(Nullable::default()).call(vec![column]).alias(name);
+    let plan = LogicalPlanBuilder::from(Arc::unwrap_or_clone(subquery.subquery)).project([value])?.build()?;
+    Ok(Transformed::yes(Expr::ScalarSubquery(Subquery { subquery: Arc::new(plan), ..subquery })))
+}
+
+/// Of an aggregate of everything there is one row always.
+fn has_one_row(plan: &LogicalPlan) -> bool {
+    match plan {
+        LogicalPlan::Aggregate(aggregate) => aggregate.group_expr.is_empty(),
+        LogicalPlan::Projection(projection) => has_one_row(&projection.input),
+        LogicalPlan::SubqueryAlias(alias) => has_one_row(&alias.input),
+        _ => false,
+    }
+}
+
+/// Its argument, of which nobody knows that it is not NULL.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Nullable(Signature);
+
+impl Default for Nullable {
+    fn default() -> Self {
+        Self(Signature::any(1, Volatility::Immutable))
+    }
+}
+
+impl ScalarUDFImpl for Nullable {
+    fn name(&self) -> &str {
+        "nullable"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.0
+    }
+
+    fn return_type(&self, types: &[DataType]) -> Result<DataType> {
+        types.first().cloned().ok_or_else(|| DataFusionError::Plan("nullable() of nothing".to_owned()))
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        args.args.into_iter().next().ok_or_else(|| DataFusionError::Plan("nullable() of nothing".to_owned()))
+    }
 }
 
 fn subquery_of(expr: &Expr) -> Option<&Subquery> {

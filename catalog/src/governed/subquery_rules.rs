@@ -178,6 +178,42 @@ async fn without_its_creators_right_or_its_table_it_closes() {
     assert!(closed(&lab, "SELECT count(*) FROM t").await);
 }
 
+/// Nobody but ana is in the mapping, and each of its columns says that it holds no NULL.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subquery_without_a_row_is_null_whatever_its_column_declares() {
+    let raw = lab::memory_table();
+    let schema = Arc::new(Schema::new(vec![Field::new("who", DataType::Utf8, false), Field::new("area", DataType::Int32, false)]));
+    let columns: Vec<arrow::array::ArrayRef> = vec![Arc::new(StringArray::from(vec!["ana"])), Arc::new(Int32Array::from(vec![2]))];
+    let batch = RecordBatch::try_new(Arc::clone(&schema), columns).unwrap();
+    let mapping: Arc<dyn TableProvider> = Arc::new(MemTable::try_new(schema, vec![vec![batch]]).unwrap());
+    let area = "(SELECT m.area FROM m WHERE m.who = current_user)";
+    for (policy, to_ana) in [
+        (format!("{area} IS NOT NULL"), "|12000|"),
+        (format!("{area} IS NOT NULL OR id < 0"), "|12000|"),
+        (format!("NOT ({area} IS NULL)"), "|12000|"),
+        (format!("CASE WHEN {area} IS NULL THEN false ELSE true END"), "|12000|"),
+        (format!("{area} = {area}"), "|12000|"),
+        (format!("(region = {area}) IS NOT NULL"), "|12000|"),
+        (format!("region <> {area} OR region = {area}"), "|12000|"),
+        (format!("EXISTS (SELECT 1 FROM m WHERE {area} IS NOT NULL)"), "|12000|"),
+        (format!("region IN (SELECT m.area FROM m WHERE {area} IS NOT NULL)"), "|1000|"),
+        ("(SELECT count(*) FROM m WHERE m.who = current_user AND m.area = t.region) > 0".to_owned(), "|1000|"),
+    ] {
+        let mut lab = Lab::new();
+        let t = lab.table("t", Arc::clone(&raw), true);
+        let m = lab.table("m", Arc::clone(&mapping), false);
+        for name in ["rui", "ana"] {
+            lab.grant(name, ObjectId::Table(t), Privilege::Select, None);
+        }
+        lab.grant("admin", ObjectId::Table(m), Privilege::Select, None);
+        lab.policy_asking(ObjectId::Table(t), PolicyKind::Permissive, Grantee::All, &policy, "t", &raw.schema()).await;
+        for (name, count) in [("ana", to_ana), ("rui", "|0|")] {
+            let answer = lab.lines(name, "SELECT count(*) AS n FROM t").await;
+            assert_eq!(answer.unwrap_or_else(|error| panic!("{name}, {policy}: {error}")), [count, "|n|"], "{name}: {policy}");
+        }
+    }
+}
+
 /// A predicate that went down would choose the rows on which the policy is evaluated, and its failure tell of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_reader_asks_for_does_not_choose_where_a_policy_fails() {

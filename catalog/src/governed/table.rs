@@ -26,7 +26,7 @@ use super::bind::Rows;
 use super::failure::ScanFailure;
 use super::leakproof::{PlainColumns, is_leakproof};
 use super::masks::Masks;
-use super::row_filter::RowFilterExec;
+use super::row_filter::{RowFilterExec, opened};
 #[cfg(test)]
 use super::sabotage::{self, Sabotage};
 use super::size::PlanSize;
@@ -68,6 +68,8 @@ pub(crate) struct Policies {
 enum Reach {
     /// Every row and every column: the raw scan as it is.
     Everything,
+    /// The same for a policy to look at: no column is taken at its word that it holds no NULL.
+    Opened(SchemaRef),
     Some {
         /// The granted columns: their positions in the raw schema, and as a schema.
         columns: Vec<usize>,
@@ -101,7 +103,10 @@ impl GovernedTable {
 
     /// The raw table inside the query of its own policy, whose leaves the witness has.
     pub(crate) fn beneath(inner: Arc<dyn TableProvider>, name: Arc<str>, witness: Witness) -> Self {
-        Self { id: None, name, inner, view: Reach::Everything, plain: PlainColumns::Every, table_type: TableType::Base, witness }
+        let schema = inner.schema();
+        let is_open = schema.fields().iter().all(|field| field.is_nullable());
+        let view = if is_open { Reach::Everything } else { Reach::Opened(Arc::new(Schema::new(opened(schema.fields())))) };
+        Self { id: None, name, inner, view, plain: PlainColumns::Every, table_type: TableType::Base, witness }
     }
 
     /// Rows that are to come into a table: those that its policies let in.
@@ -355,7 +360,7 @@ impl TableProvider for GovernedTable {
     fn schema(&self) -> SchemaRef {
         match &self.view {
             Reach::Everything => self.inner.schema(),
-            Reach::Some { schema, .. } => Arc::clone(schema),
+            Reach::Opened(schema) | Reach::Some { schema, .. } => Arc::clone(schema),
         }
     }
 
@@ -363,7 +368,7 @@ impl TableProvider for GovernedTable {
     fn constraints(&self) -> Option<&Constraints> {
         match &self.view {
             Reach::Everything => self.inner.constraints(),
-            Reach::Some { .. } => None,
+            Reach::Opened(_) | Reach::Some { .. } => None,
         }
     }
 
@@ -399,6 +404,10 @@ impl TableProvider for GovernedTable {
         self.touch(args.projection(), args.filters().unwrap_or_default());
         match self.view {
             Reach::Everything => self.scan_everything(state, args).await,
+            Reach::Opened(_) => {
+                let scan = self.scan_everything(state, args).await?;
+                Ok(ScanResult::new(Arc::new(RowFilterExec::opening(scan.into_inner())?)))
+            }
             Reach::Some { .. } => {
                 let plan = self.scan_some(state, &args).await;
                 plan.map(ScanResult::new).map_err(|error| ScanFailure::conceal(&self.name, &error))
@@ -409,6 +418,17 @@ impl TableProvider for GovernedTable {
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
         match &self.view {
             Reach::Everything => self.inner.supports_filters_pushdown(filters),
+            // Those that know of no NULL would be evaluated as if there were none.
+            Reach::Opened(_) => {
+                let support = self.inner.supports_filters_pushdown(filters)?;
+                Ok(support
+                    .into_iter()
+                    .map(|support| match support {
+                        TableProviderFilterPushDown::Exact => TableProviderFilterPushDown::Inexact,
+                        other => other,
+                    })
+                    .collect())
+            }
             // The barrier evaluates what goes down.
             Reach::Some { schema, .. } => Ok(filters
                 .iter()
@@ -423,7 +443,7 @@ impl TableProvider for GovernedTable {
     fn statistics(&self) -> Option<Statistics> {
         match &self.view {
             Reach::Everything => self.inner.statistics(),
-            Reach::Some { .. } => None,
+            Reach::Opened(_) | Reach::Some { .. } => None,
         }
     }
 
