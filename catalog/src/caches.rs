@@ -12,10 +12,10 @@ use moka::future::Cache;
 use moka::notification::RemovalCause;
 use object_store::path::Path;
 use parking_lot::Mutex;
-use parquet::file::metadata::ParquetMetaData;
 use roaring::RoaringTreemap;
 
 use crate::lake::delta::DeltaTable;
+use crate::lake::hot::Footer;
 use crate::lake::iceberg::{DeleteFileKey, IcebergTable, KeySet, KeySetKey, Manifest, ManifestKey, PositionDeletes};
 use crate::lake::plain::PlainTable;
 use crate::lake::table::TableKey;
@@ -65,7 +65,7 @@ pub struct CacheStats {
 pub struct Caches {
     pub(crate) limits: CacheLimits,
     /// Parquet footers with their page index, renamed to a table's schema.
-    pub(crate) footers: Cached<FooterKey, Arc<ParquetMetaData>>,
+    pub(crate) footers: Cached<FooterKey, Arc<Footer>>,
     /// Delta tables at their current version, with their file index.
     pub(crate) snapshots: Cached<TableKey, Arc<Held<DeltaTable>>>,
     /// Folders of plain files as last listed.
@@ -80,8 +80,16 @@ pub struct Caches {
     pub(crate) equality_keys: Cached<KeySetKey, Arc<KeySet>>,
     /// Which rows of a data file are gone.
     pub(crate) deletes: Cached<DeleteFile, Arc<RoaringTreemap>>,
-    /// Bytes of data files on remote stores, and bloom filters.
+    /// Bytes of data files on remote stores, bloom filters, and hot column chunks as they are when decompressed.
     pub(crate) ranges: Cached<RangeKey, Bytes>,
+}
+
+/// What a cache can take, as of a moment ago.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Room {
+    /// Without another value's going.
+    pub free_bytes: u64,
+    pub limit_bytes: u64,
 }
 
 /// Store, path, size and version are the content's identity; a footer further depends on the schema that it was renamed to.
@@ -102,6 +110,8 @@ pub(crate) struct RangeKey {
     pub version: u64,
     pub start: u64,
     pub end: u64,
+    /// What these bytes are after decompression.
+    pub decompressed: bool,
 }
 
 impl Caches {
@@ -110,8 +120,8 @@ impl Caches {
         let (iceberg, manifests, small) = (share(ICEBERG_SHARE), share(MANIFESTS_SHARE), share(SMALL_SHARE));
         let delta = limits.snapshot_bytes - iceberg - manifests - 4 * small;
         Self {
-            footers: Cached::new("footers", limits.footer_bytes, |key: &FooterKey, footer: &Arc<ParquetMetaData>| {
-                footer.memory_size() + key.path.as_ref().len()
+            footers: Cached::new("footers", limits.footer_bytes, |key: &FooterKey, footer: &Arc<Footer>| {
+                footer.memory_bytes() + key.path.as_ref().len()
             }),
             snapshots: Cached::new("snapshots", delta, |_, held: &Arc<Held<DeltaTable>>| held.value.memory_bytes()),
             listings: Cached::new("listings", small, |_, held: &Arc<Held<PlainTable>>| held.value.memory_bytes()),
@@ -195,6 +205,10 @@ where
 
     pub(crate) async fn insert(&self, key: K, value: V) {
         self.cache.insert(key, value).await;
+    }
+
+    pub(crate) fn room(&self) -> Room {
+        Room { free_bytes: self.limit_bytes.saturating_sub(self.cache.weighted_size()), limit_bytes: self.limit_bytes }
     }
 
     fn count(&self, hit: bool) {

@@ -18,6 +18,7 @@ use datafusion::physical_plan::ExecutionPlan;
 
 use super::late::LateMaterialization;
 use super::sides::KnownSide;
+use super::sieve::QuickFirst;
 
 type Rule = Arc<dyn PhysicalOptimizerRule + Send + Sync>;
 
@@ -27,7 +28,7 @@ pub fn physical_rules() -> Vec<Rule> {
     let is_pushdown = |rule: &Rule| careful.iter().any(|it| it.name() == rule.name());
     let rules = PhysicalOptimizer::new().rules.into_iter();
     let rules = rules.map(|rule| if is_pushdown(&rule) { Arc::new(CarefulPushdown(rule)) as Rule } else { rule });
-    let mut rules: Vec<Rule> = rules.chain([Arc::new(LateMaterialization) as Rule]).collect();
+    let mut rules: Vec<Rule> = rules.chain([Arc::new(LateMaterialization) as Rule, Arc::new(QuickFirst)]).collect();
     let selection = rules.iter().position(|rule| rule.name() == JoinSelection::new().name());
     rules.insert(selection.map_or(rules.len(), |at| at + 1), Arc::new(KnownSide));
     rules

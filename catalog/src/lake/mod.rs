@@ -4,6 +4,7 @@
 mod deletes;
 pub mod delta;
 mod evolve;
+pub(crate) mod hot;
 pub mod iceberg;
 pub(crate) mod plain;
 mod prune;

@@ -1,6 +1,7 @@
 //! Reads data files for DataFusion: footers from the cache, whole with their page index and renamed to the table's
 //! schema; bytes of remote files from the cache too.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use parquet::file::metadata::{
 use parquet::file::page_index::column_index::ColumnIndexMetaData;
 use parquet::schema::types::SchemaDescriptor;
 
+use super::hot::{Chunk, Footer};
 use super::plain::canonical;
 use super::rename::Naming;
 use crate::caches::{Caches, FooterKey, RangeKey};
@@ -61,6 +63,7 @@ impl LakeReaderFactory {
             size_bytes,
             version,
             metrics: None,
+            given: None,
         }
     }
 }
@@ -93,14 +96,16 @@ pub(crate) struct LakeFileReader {
     size_bytes: u64,
     version: u64,
     metrics: Option<ParquetFileMetrics>,
+    /// What the one who decodes the file was told about it.
+    given: Option<Arc<Footer>>,
 }
 
 impl LakeFileReader {
     /// The footer with the table's names, from the cache or the store.
-    pub(crate) async fn footer(&self) -> Result<Arc<ParquetMetaData>> {
+    pub(crate) async fn footer(&self) -> Result<Arc<Footer>> {
         let load = async {
             let (tail, encoded) = self.fetch_footer().await?;
-            renamed(tail, &encoded, &self.naming).await.map(Arc::new)
+            renamed(tail, &encoded, &self.naming).await.map(|footer| Arc::new(Footer::new(footer, self.size_bytes)))
         };
         self.caches.footers.get_with(self.footer_key(&self.naming), load).await.map_err(|error: Arc<ParquetError>| {
             // Kept whole, so that whoever handles it can tell a damaged file from an unreachable store.
@@ -131,7 +136,7 @@ impl LakeFileReader {
         let naming = Naming::logical(schema.fields());
         // What else may be wrong with the file, whoever reads it will be told.
         if let Ok(footer) = renamed(tail, &encoded, &naming).await {
-            self.caches.footers.insert(self.footer_key(&naming), Arc::new(footer)).await;
+            self.caches.footers.insert(self.footer_key(&naming), Arc::new(Footer::new(footer, self.size_bytes))).await;
         }
         Ok((schema, rows))
     }
@@ -172,15 +177,29 @@ impl LakeFileReader {
         !self.store_name.starts_with("file:")
     }
 
-    async fn cached_ranges(&self, ranges: Vec<Range<u64>>) -> Result<Vec<Bytes>> {
-        let key = |range: &Range<u64>| RangeKey {
+    fn range_key(&self, range: &Range<u64>, decompressed: bool) -> RangeKey {
+        RangeKey {
             store: Arc::clone(&self.store_name),
             path: self.path.clone(),
             size_bytes: self.size_bytes,
             version: self.version,
             start: range.start,
             end: range.end,
-        };
+            decompressed,
+        }
+    }
+
+    /// As they stand in the file, local ones from there: the operating system has them in memory already.
+    async fn stored_ranges(&self, ranges: Vec<Range<u64>>) -> Result<Vec<Bytes>> {
+        if self.is_remote() {
+            return self.cached_ranges(ranges).await;
+        }
+        self.count_bytes(&ranges);
+        self.store.get_ranges(&self.path, &ranges).await.map_err(external)
+    }
+
+    async fn cached_ranges(&self, ranges: Vec<Range<u64>>) -> Result<Vec<Bytes>> {
+        let key = |range: &Range<u64>| self.range_key(range, false);
         let mut found = Vec::with_capacity(ranges.len());
         for range in &ranges {
             found.push(self.caches.ranges.get(&key(range)).await);
@@ -205,6 +224,65 @@ impl LakeFileReader {
         }
         Ok(all)
     }
+
+    /// What lies beyond the file's end, of chunks that are decompressed once each if the cache has let them go.
+    async fn hot_ranges(&self, ranges: &[(Chunk, Range<usize>)]) -> Result<Vec<Bytes>> {
+        let footer = match self.footer_at_hand().await {
+            Some(footer) => footer,
+            None => self.footer().await?,
+        };
+        let mut chunks: Vec<Chunk> = ranges.iter().map(|(chunk, _)| *chunk).collect();
+        chunks.dedup();
+        let whole = futures::future::try_join_all(chunks.iter().map(|chunk| self.hot_chunk(&footer, *chunk))).await?;
+        let whole: HashMap<Chunk, Bytes> = chunks.into_iter().zip(whole).collect();
+        let slice = |(chunk, part): &(Chunk, Range<usize>)| {
+            let bytes = whole.get(chunk).filter(|bytes| part.end <= bytes.len());
+            bytes.map(|bytes| bytes.slice(part.clone())).ok_or_else(|| ParquetError::EOF("a range outside its column chunk".to_owned()))
+        };
+        ranges.iter().map(slice).collect()
+    }
+
+    async fn hot_chunk(&self, footer: &Footer, chunk: Chunk) -> Result<Bytes> {
+        let range = footer.stored(chunk)?;
+        let load = async {
+            footer.lost(chunk);
+            let stored = self.stored_ranges(vec![range.clone()]).await?.pop();
+            let stored = stored.ok_or_else(|| ParquetError::EOF("no bytes".to_owned()))?;
+            footer.decompress(chunk, stored).map(|(bytes, _)| bytes)
+        };
+        let loaded = self.caches.ranges.get_with(self.range_key(&range, true), load).await;
+        loaded.map_err(|error| ParquetError::External(Box::new(SharedError(error))))
+    }
+
+    /// Without reading the file for it. The reader that was told is not always the one that is asked for bytes.
+    async fn footer_at_hand(&self) -> Option<Arc<Footer>> {
+        match &self.given {
+            Some(footer) => Some(Arc::clone(footer)),
+            None => self.caches.footers.get(&self.footer_key(&self.naming)).await,
+        }
+    }
+
+    /// Counts what was read, and decompresses what is read often: of remote files what is at hand, for nothing is asked of a
+    /// store for the sake of the next query.
+    async fn note(&self, ranges: &[Range<u64>], read: &[Bytes]) {
+        let Some(footer) = self.footer_at_hand().await else { return };
+        let Some(chunk) = footer.read(ranges, self.caches.ranges.room()) else { return };
+        let Ok(range) = footer.stored(chunk) else { return footer.give_up(chunk, true) };
+        let stored = match ranges.iter().zip(read).find(|(it, _)| **it == range) {
+            Some((_, whole)) => Some(whole.clone()),
+            None if self.is_remote() => None,
+            None => self.stored_ranges(vec![range.clone()]).await.ok().and_then(|mut bytes| bytes.pop()),
+        };
+        match stored.map(|stored| footer.decompress(chunk, stored)) {
+            Some(Ok((bytes, layout))) => {
+                self.caches.ranges.insert(self.range_key(&range, true), bytes).await;
+                footer.heat(chunk, layout);
+            }
+            // Whoever reads it will be told what is wrong.
+            Some(Err(_)) => footer.give_up(chunk, true),
+            None => footer.give_up(chunk, false),
+        }
+    }
 }
 
 impl AsyncFileReader for LakeFileReader {
@@ -219,18 +297,39 @@ impl AsyncFileReader for LakeFileReader {
 
     fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, Result<Vec<Bytes>>> {
         async move {
-            if self.is_remote() {
-                return self.cached_ranges(ranges).await;
+            let (mut stored, mut hot) = (Vec::with_capacity(ranges.len()), Vec::new());
+            for range in &ranges {
+                match Chunk::at(range) {
+                    Some(part) => hot.push(part),
+                    None => stored.push(range.clone()),
+                }
             }
-            self.count_bytes(&ranges);
-            self.store.get_ranges(&self.path, &ranges).await.map_err(external)
+            let read = if stored.is_empty() { Vec::new() } else { self.stored_ranges(stored.clone()).await? };
+            self.note(&stored, &read).await;
+            if hot.is_empty() {
+                return Ok(read);
+            }
+            let (mut read, mut hot) = (read.into_iter(), self.hot_ranges(&hot).await?.into_iter());
+            let of = |range: &Range<u64>| if Chunk::at(range).is_some() { hot.next() } else { read.next() };
+            let all: Option<Vec<_>> = ranges.iter().map(of).collect();
+            all.ok_or_else(|| ParquetError::EOF("fewer ranges than asked for".to_owned()))
         }
         .boxed()
     }
 
     /// With the page index, although DataFusion asks without it: it would read it anew for each query (#23978).
     fn get_metadata<'a>(&'a mut self, _options: Option<&'a ArrowReaderOptions>) -> BoxFuture<'a, Result<Arc<ParquetMetaData>>> {
-        self.footer().boxed()
+        async move {
+            let mut footer = self.footer().await?;
+            if let Some(renewed) = footer.renewed() {
+                footer = Arc::new(renewed?);
+                self.caches.footers.insert(self.footer_key(&self.naming), Arc::clone(&footer)).await;
+            }
+            let current = Arc::clone(&footer.current);
+            self.given = Some(footer);
+            Ok(current)
+        }
+        .boxed()
     }
 }
 
@@ -251,6 +350,22 @@ impl fmt::Display for FooterError {
 impl std::error::Error for FooterError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         Some(self.source.as_ref())
+    }
+}
+
+/// What several readers waited for. By hand, as [`FooterError`].
+#[derive(Debug)]
+struct SharedError(Arc<ParquetError>);
+
+impl fmt::Display for SharedError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("cannot read a column chunk")
+    }
+}
+
+impl std::error::Error for SharedError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(self.0.as_ref())
     }
 }
 

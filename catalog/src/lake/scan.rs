@@ -97,7 +97,7 @@ impl LakeTable {
         let name = || format!("{}/{}", file.store, file.path);
         let reader = self.reader(&file.store)?.file(file.path.clone(), file.size_bytes, file.version);
         let footer = reader.footer().await.map_err(|error| LakeError::Corrupt { file: name(), reason: error.to_string() })?;
-        u64::try_from(footer.file_metadata().num_rows())
+        u64::try_from(footer.metadata.file_metadata().num_rows())
             .map_err(|_| LakeError::Corrupt { file: name(), reason: "a negative number of rows".to_owned() })
     }
 

@@ -2,6 +2,7 @@
 
 mod delta;
 mod evolution;
+mod hot;
 mod plain;
 mod pruning;
 mod recreated;
@@ -38,14 +39,17 @@ impl Fixture {
     }
 
     fn with_staleness(staleness: Duration) -> Self {
+        Self::with_limits(CacheLimits { staleness, ..CacheLimits::default() })
+    }
+
+    fn with_limits(limits: CacheLimits) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let stores = StoresConfig {
             allowed_paths: vec![dir.path().to_owned()],
             warehouse: dir.path().join("no-warehouse"),
             ..StoresConfig::default()
         };
-        let caches = Caches::new(CacheLimits { staleness, ..CacheLimits::default() });
-        Self { lake: Lake::new(Arc::new(Stores::new(stores)), Arc::new(caches)), dir }
+        Self { lake: Lake::new(Arc::new(Stores::new(stores)), Arc::new(Caches::new(limits))), dir }
     }
 
     fn path(&self) -> &Path {
@@ -63,8 +67,12 @@ impl Fixture {
 
     /// A session with the table as `t`.
     fn session(&self, table: &OpenTable) -> SessionContext {
+        self.session_with(table, SessionConfig::new().with_target_partitions(2))
+    }
+
+    fn session_with(&self, table: &OpenTable, config: SessionConfig) -> SessionContext {
         let runtime = RuntimeEnvBuilder::new().with_object_store_registry(Arc::clone(self.lake.stores()) as _).build().unwrap();
-        let session = SessionContext::new_with_config_rt(SessionConfig::new().with_target_partitions(2), Arc::new(runtime));
+        let session = SessionContext::new_with_config_rt(config, Arc::new(runtime));
         session.register_table("t", Arc::clone(&table.provider)).unwrap();
         session
     }

@@ -1,0 +1,393 @@
+//! Hot column chunks, decompressed. The pages of a chunk that is read again and again are kept in the data cache as they are
+//! after decompression, and the footer that readers get says that the chunk is not compressed and lies beyond the file's
+//! end, at an address of its own. So the Parquet reader decodes it as any other, and only the reader of the file's bytes
+//! knows where they come from.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
+
+use bytes::buf::Reader;
+use bytes::{Buf, Bytes};
+use parking_lot::Mutex;
+use parquet::basic::{Compression, PageType};
+use parquet::column::page::{CompressedPage, PageReader, PageWriter};
+use parquet::errors::{ParquetError, Result};
+use parquet::file::metadata::{ColumnChunkMetaData, OffsetIndexBuilder, ParquetMetaData, RowGroupMetaData};
+use parquet::file::page_index::offset_index::{OffsetIndexMetaData, PageLocation};
+use parquet::file::reader::{ChunkReader, Length};
+use parquet::file::serialized_reader::SerializedPageReader;
+use parquet::file::writer::{SerializedPageWriter, TrackedWrite};
+
+use crate::caches::Room;
+
+/// Where the first chunk's address is; no file is as long.
+const BEYOND: u64 = 1 << 62;
+/// Of the addresses, for each chunk; more than one may have bytes.
+const STRIDE: u64 = 1 << 32;
+const MAX_CHUNKS: usize = 1 << 29;
+
+/// Decompressed. A larger chunk would hold up the query that decompresses it, and push many others out.
+const MAX_CHUNK_BYTES: u64 = 16 << 20;
+
+/// A chunk is decompressed when it is read for this time, where the cache has room; and where it has not, so seldom that
+/// tables which are larger than the cache lose next to nothing by it.
+const READS_WITH_ROOM: u32 = 2;
+const READS_WHEN_FULL: u32 = 16;
+
+/// A chunk that the cache let go so often is read from the file again.
+const LOSSES: u32 = 2;
+
+/// Showing what is hot copies the footer. One of more chunks than these is copied by so much fewer of those who open the file.
+const CHUNKS_COPIED_AT_ONCE: usize = 1000;
+
+/// What is known of a chunk takes about this much memory.
+const CHUNK_STATE_BYTES: usize = 96;
+
+/// A file's footer with its page index, and which of its chunks are hot.
+#[derive(Debug)]
+pub(crate) struct Footer {
+    /// As the file has it.
+    pub metadata: Arc<ParquetMetaData>,
+    /// With hot chunks where they lie decompressed.
+    pub current: Arc<ParquetMetaData>,
+    /// Of the heat that `current` shows.
+    generation: u64,
+    size_bytes: u64,
+    heat: Arc<Heat>,
+}
+
+#[derive(Debug, Default)]
+struct Heat {
+    chunks: Mutex<Chunks>,
+    /// Those that can be decompressed, by where they begin.
+    eligible: OnceLock<Vec<(Range<u64>, Chunk)>>,
+}
+
+#[derive(Debug, Default)]
+struct Chunks {
+    states: HashMap<Chunk, State>,
+    generation: u64,
+    /// How often the file was opened with a footer that does not show this generation.
+    stale_opens: usize,
+}
+
+#[derive(Debug)]
+enum State {
+    /// From the file, so many times.
+    Read(u32),
+    /// Somebody is at it.
+    Heating,
+    Hot {
+        layout: Arc<Layout>,
+        losses: u32,
+    },
+    /// It cannot be decompressed.
+    Unfit,
+}
+
+/// Of a decompressed chunk: the dictionary, if there is one, and then the pages, each with its header.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Layout {
+    dictionary_bytes: u64,
+    page_bytes: Vec<u32>,
+}
+
+impl Layout {
+    fn bytes(&self) -> u64 {
+        self.dictionary_bytes + self.page_bytes.iter().map(|bytes| u64::from(*bytes)).sum::<u64>()
+    }
+}
+
+/// Of the row groups' columns, counted through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Chunk(u32);
+
+impl Chunk {
+    /// The chunk with this address, and which of its bytes.
+    pub(crate) fn at(range: &Range<u64>) -> Option<(Self, Range<usize>)> {
+        let start = range.start.checked_sub(BEYOND)?;
+        let (chunk, from) = (u32::try_from(start / STRIDE).ok()?, start % STRIDE);
+        let to = from.checked_add(range.end.checked_sub(range.start)?)?;
+        Some((Self(chunk), usize::try_from(from).ok()?..usize::try_from(to).ok()?))
+    }
+
+    fn address(self) -> u64 {
+        BEYOND + u64::from(self.0) * STRIDE
+    }
+}
+
+impl Footer {
+    pub(crate) fn new(metadata: ParquetMetaData, size_bytes: u64) -> Self {
+        let metadata = Arc::new(metadata);
+        Self { current: Arc::clone(&metadata), metadata, generation: 0, size_bytes, heat: Arc::default() }
+    }
+
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let current = if Arc::ptr_eq(&self.metadata, &self.current) { 0 } else { self.current.memory_size() };
+        self.metadata.memory_size() + current + self.chunk_count() * CHUNK_STATE_BYTES
+    }
+
+    /// The footer that shows what is hot now, if this one does not, and enough has come together.
+    pub(crate) fn renewed(&self) -> Option<Result<Self>> {
+        let (hot, generation) = {
+            let mut chunks = self.heat.chunks.lock();
+            if chunks.generation == self.generation {
+                return None;
+            }
+            if chunks.stale_opens < self.chunk_count() / CHUNKS_COPIED_AT_ONCE {
+                chunks.stale_opens += 1;
+                return None;
+            }
+            chunks.stale_opens = 0;
+            let hot = chunks.states.iter().filter_map(|(chunk, state)| match state {
+                State::Hot { layout, .. } => Some((*chunk, Arc::clone(layout))),
+                _ => None,
+            });
+            (hot.collect::<Vec<_>>(), chunks.generation)
+        };
+        let current = if hot.is_empty() { Ok(Arc::clone(&self.metadata)) } else { self.with(&hot).map(Arc::new) };
+        let renewed = |current| Self {
+            metadata: Arc::clone(&self.metadata),
+            current,
+            generation,
+            size_bytes: self.size_bytes,
+            heat: Arc::clone(&self.heat),
+        };
+        Some(current.map(renewed))
+    }
+
+    /// Counts these ranges of the file as read, and tells which chunk should be decompressed now: one at most, or a query
+    /// would pay for all that come after it. Whoever asked says by [`Footer::heat`] or [`Footer::give_up`] what came of it.
+    pub(crate) fn read(&self, ranges: &[Range<u64>], room: Room) -> Option<Chunk> {
+        let eligible = self.heat.eligible.get_or_init(|| self.all_eligible());
+        let mut chunks = self.heat.chunks.lock();
+        let (mut due, mut last) = (None, None);
+        for range in ranges {
+            let after = eligible.partition_point(|(chunk, _)| chunk.start <= range.start);
+            let Some((_, chunk)) = after.checked_sub(1).map(|at| &eligible[at]).filter(|(chunk, _)| range.start < chunk.end) else {
+                continue;
+            };
+            if last.replace(*chunk) == Some(*chunk) {
+                continue;
+            }
+            let state = chunks.states.entry(*chunk).or_insert(State::Read(0));
+            let State::Read(reads) = state else { continue };
+            *reads = reads.saturating_add(1);
+            let is_due = |bytes| {
+                let enough = if bytes <= room.free_bytes { READS_WITH_ROOM } else { READS_WHEN_FULL };
+                bytes <= room.limit_bytes && *reads >= enough
+            };
+            if due.is_none() && self.column(*chunk).and_then(decompressed_bytes).is_some_and(is_due) {
+                *state = State::Heating;
+                due = Some(*chunk);
+            }
+        }
+        due
+    }
+
+    /// From now on read where it lies decompressed.
+    pub(crate) fn heat(&self, chunk: Chunk, layout: Layout) {
+        let mut chunks = self.heat.chunks.lock();
+        chunks.states.insert(chunk, State::Hot { layout: Arc::new(layout), losses: 0 });
+        chunks.generation += 1;
+    }
+
+    /// Not decompressed, and not to be tried again soon; or ever, if it cannot be done.
+    pub(crate) fn give_up(&self, chunk: Chunk, is_unfit: bool) {
+        self.heat.chunks.lock().states.insert(chunk, if is_unfit { State::Unfit } else { State::Read(0) });
+    }
+
+    /// The cache has let it go. If it does so again, the chunk is read from the file.
+    pub(crate) fn lost(&self, chunk: Chunk) {
+        let mut chunks = self.heat.chunks.lock();
+        let Some(state) = chunks.states.get_mut(&chunk) else { return };
+        let State::Hot { losses, .. } = state else { return };
+        *losses += 1;
+        if *losses >= LOSSES {
+            *state = State::Read(0);
+            chunks.generation += 1;
+        }
+    }
+
+    /// Where the chunk lies in the file.
+    pub(crate) fn stored(&self, chunk: Chunk) -> Result<Range<u64>> {
+        self.eligible(chunk).ok_or_else(|| no_chunk(chunk))
+    }
+
+    /// What the chunk is decompressed, given its bytes in the file. The same whenever it is done.
+    pub(crate) fn decompress(&self, chunk: Chunk, stored: Bytes) -> Result<(Bytes, Layout)> {
+        let (column, pages) = self.column(chunk).zip(self.pages(chunk)).ok_or_else(|| no_chunk(chunk))?;
+        let (start, rows) = (self.stored(chunk)?.start, self.row_group(chunk).map_or(0, RowGroupMetaData::num_rows));
+        let rows = usize::try_from(rows).map_err(|_| no_chunk(chunk))?;
+        let file = Arc::new(Part { start, bytes: stored });
+        let mut reader = SerializedPageReader::new(file, column, rows, Some(pages.page_locations().clone()))?;
+        let room = usize::try_from(column.uncompressed_size()).map_err(|_| no_chunk(chunk))?;
+        let mut sink = TrackedWrite::new(Vec::with_capacity(room));
+        let mut writer = SerializedPageWriter::new(&mut sink);
+        let mut layout = Layout { dictionary_bytes: 0, page_bytes: Vec::with_capacity(pages.page_locations().len()) };
+        while let Some(page) = reader.get_next_page()? {
+            let bytes = page.buffer().len();
+            // What the footer says need not be so.
+            if layout.bytes() + bytes as u64 > 2 * MAX_CHUNK_BYTES {
+                return Err(no_chunk(chunk));
+            }
+            let written = writer.write_page(CompressedPage::new(page, bytes))?;
+            match written.page_type {
+                PageType::DICTIONARY_PAGE => layout.dictionary_bytes += written.bytes_written,
+                _ => layout.page_bytes.push(u32::try_from(written.bytes_written).map_err(|_| no_chunk(chunk))?),
+            }
+        }
+        let bytes = sink.into_inner()?;
+        if layout.page_bytes.len() != pages.page_locations().len() || layout.bytes() != bytes.len() as u64 {
+            return Err(no_chunk(chunk));
+        }
+        Ok((Bytes::from(bytes.into_boxed_slice()), layout))
+    }
+
+    fn row_group(&self, chunk: Chunk) -> Option<&RowGroupMetaData> {
+        self.metadata.row_groups().get(chunk.0 as usize / self.columns()?)
+    }
+
+    fn column(&self, chunk: Chunk) -> Option<&ColumnChunkMetaData> {
+        self.row_group(chunk)?.columns().get(chunk.0 as usize % self.columns()?)
+    }
+
+    fn pages(&self, chunk: Chunk) -> Option<&OffsetIndexMetaData> {
+        let columns = self.columns()?;
+        self.metadata.offset_index()?.get(chunk.0 as usize / columns)?.get(chunk.0 as usize % columns)
+    }
+
+    /// For each row group.
+    fn columns(&self) -> Option<usize> {
+        Some(self.metadata.file_metadata().schema_descr().num_columns()).filter(|columns| *columns > 0)
+    }
+
+    fn chunk_count(&self) -> usize {
+        self.metadata.num_row_groups().saturating_mul(self.columns().unwrap_or(0)).min(MAX_CHUNKS)
+    }
+
+    fn all_eligible(&self) -> Vec<(Range<u64>, Chunk)> {
+        let chunks = (0..self.chunk_count() as u32).map(Chunk);
+        let mut eligible: Vec<_> = chunks.filter_map(|chunk| Some((self.eligible(chunk)?, chunk))).collect();
+        eligible.sort_unstable_by_key(|(range, _)| range.start);
+        eligible
+    }
+
+    /// Where the chunk lies in the file, if it is one that can be decompressed. None of the first column is: DataFusion tells
+    /// by where they lie which row groups are in a part of a file.
+    fn eligible(&self, chunk: Chunk) -> Option<Range<u64>> {
+        let is_first = (chunk.0 as usize).is_multiple_of(self.columns()?);
+        let (row_group, column) = self.row_group(chunk).zip(self.column(chunk)).filter(|_| !is_first)?;
+        decompressed_bytes(column)?;
+        let pages = self.pages(chunk)?.page_locations();
+        let rows = pages.iter().map(|page| page.first_row_index).chain([row_group.num_rows()]);
+        if pages.first()?.first_row_index != 0 || !rows.is_sorted() {
+            return None;
+        }
+        stored(column).filter(|range| range.end <= self.size_bytes && range.end - range.start <= 2 * MAX_CHUNK_BYTES)
+    }
+
+    fn with(&self, hot: &[(Chunk, Arc<Layout>)]) -> Result<ParquetMetaData> {
+        let columns = self.columns().unwrap_or(1);
+        let mut parts = self.metadata.as_ref().clone().into_builder();
+        let (mut row_groups, mut index) = (parts.take_row_groups(), parts.take_offset_index().unwrap_or_default());
+        let mut by_row_group: HashMap<usize, Vec<(usize, &Layout, u64)>> = HashMap::new();
+        for (chunk, layout) in hot {
+            let at = chunk.0 as usize;
+            by_row_group.entry(at / columns).or_default().push((at % columns, layout, chunk.address()));
+        }
+        for (at, chunks) in by_row_group {
+            let (Some(row_group), Some(index)) = (row_groups.get_mut(at), index.get_mut(at)) else { continue };
+            let mut all = row_group.columns().to_vec();
+            for (column, layout, address) in chunks {
+                let (Some(chunk), Some(pages)) = (all.get_mut(column), index.get_mut(column)) else { continue };
+                *chunk = beyond(chunk, layout, address)?;
+                *pages = pages_beyond(pages.page_locations(), row_group.num_rows(), layout, address)?;
+            }
+            *row_group = row_group.clone().into_builder().set_column_metadata(all).build()?;
+        }
+        Ok(parts.set_row_groups(row_groups).set_offset_index(Some(index)).build())
+    }
+}
+
+fn beyond(column: &ColumnChunkMetaData, layout: &Layout, address: u64) -> Result<ColumnChunkMetaData> {
+    let has_dictionary = layout.dictionary_bytes > 0;
+    column
+        .clone()
+        .into_builder()
+        .set_compression(Compression::UNCOMPRESSED)
+        .set_dictionary_page_offset(if has_dictionary { Some(signed(address)?) } else { None })
+        .set_data_page_offset(signed(address + layout.dictionary_bytes)?)
+        .set_total_compressed_size(signed(layout.bytes())?)
+        .build()
+}
+
+fn pages_beyond(stored: &[PageLocation], rows: i64, layout: &Layout, address: u64) -> Result<OffsetIndexMetaData> {
+    let mut index = OffsetIndexBuilder::new();
+    let mut at = address + layout.dictionary_bytes;
+    let ends = stored.iter().skip(1).map(|page| page.first_row_index).chain([rows]);
+    for ((page, end), bytes) in stored.iter().zip(ends).zip(&layout.page_bytes) {
+        index.append_row_count(end - page.first_row_index);
+        index.append_offset_and_size(signed(at)?, i32::try_from(*bytes)?);
+        at += u64::from(*bytes);
+    }
+    Ok(index.build())
+}
+
+fn signed(bytes: u64) -> Result<i64> {
+    Ok(i64::try_from(bytes)?)
+}
+
+fn stored(column: &ColumnChunkMetaData) -> Option<Range<u64>> {
+    let start = u64::try_from(column.dictionary_page_offset().unwrap_or_else(|| column.data_page_offset())).ok()?;
+    let end = start.checked_add(u64::try_from(column.compressed_size()).ok()?)?;
+    (end < BEYOND).then_some(start..end)
+}
+
+/// Of a chunk that is compressed and not too large.
+fn decompressed_bytes(column: &ColumnChunkMetaData) -> Option<u64> {
+    if column.compression() == Compression::UNCOMPRESSED {
+        return None;
+    }
+    u64::try_from(column.uncompressed_size()).ok().filter(|bytes| *bytes <= MAX_CHUNK_BYTES)
+}
+
+fn no_chunk(chunk: Chunk) -> ParquetError {
+    ParquetError::General(format!("column chunk {} of the file is not as its page index says", chunk.0))
+}
+
+/// Of a file.
+struct Part {
+    start: u64,
+    bytes: Bytes,
+}
+
+impl Part {
+    fn from(&self, start: u64) -> Result<Bytes> {
+        let from = start.checked_sub(self.start).and_then(|from| usize::try_from(from).ok()).filter(|from| *from <= self.bytes.len());
+        from.map(|from| self.bytes.slice(from..)).ok_or_else(|| ParquetError::EOF("a page lies outside its column chunk".to_owned()))
+    }
+}
+
+impl Length for Part {
+    fn len(&self) -> u64 {
+        self.start + self.bytes.len() as u64
+    }
+}
+
+impl ChunkReader for Part {
+    type T = Reader<Bytes>;
+
+    fn get_read(&self, start: u64) -> Result<Self::T> {
+        Ok(self.from(start)?.reader())
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes> {
+        let mut bytes = self.from(start)?;
+        if bytes.len() < length {
+            return Err(ParquetError::EOF("a page lies outside its column chunk".to_owned()));
+        }
+        Ok(bytes.split_to(length))
+    }
+}

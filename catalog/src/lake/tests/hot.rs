@@ -1,0 +1,154 @@
+//! Hot column chunks, which are read decompressed from memory: the same rows, and no bytes of the file.
+
+use arrow::array::{Float64Array, Int64Array, ListArray, StringArray, StructArray};
+use arrow::buffer::{OffsetBuffer, ScalarBuffer};
+use arrow::datatypes::{DataType, Field, Schema};
+use datafusion::prelude::SessionConfig;
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{BrotliLevel, Compression, GzipLevel, ZstdLevel};
+use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
+
+use super::*;
+
+const ROWS: i64 = 20_000;
+const RUNS: usize = 12;
+
+fn rows() -> RecordBatch {
+    let ids = Int64Array::from_iter_values(0..ROWS);
+    let texts = StringArray::from_iter((0..ROWS).map(|row| (row % 7 != 3).then(|| format!("text {}", row % 50))));
+    let long = StringArray::from_iter_values((0..ROWS).map(|row| format!("row {row} of no other row's text")));
+    let floats = Float64Array::from_iter((0..ROWS).map(|row| (row % 11 != 0).then_some(row as f64 * 0.37)));
+    let item = Arc::new(Field::new("item", DataType::Int64, true));
+    let lengths = OffsetBuffer::new(ScalarBuffer::from_iter((0..=ROWS as i32).map(|row| row / 2)));
+    let lists = ListArray::new(item, lengths, Arc::new(Int64Array::from_iter_values(0..ROWS / 2)), None);
+    let inner: arrow::datatypes::Fields = vec![Field::new("x", DataType::Int64, true)].into();
+    let structs = StructArray::new(inner, vec![Arc::new(Int64Array::from_iter_values((0..ROWS).map(|row| row % 1000)))], None);
+    let columns: [(&str, ArrayRef); 6] = [
+        ("id", Arc::new(ids)),
+        ("text", Arc::new(texts)),
+        ("long", Arc::new(long)),
+        ("float", Arc::new(floats)),
+        ("list", Arc::new(lists)),
+        ("struct", Arc::new(structs)),
+    ];
+    let fields: Vec<_> = columns.iter().map(|(name, values)| Field::new(*name, values.data_type().clone(), true)).collect();
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns.into_iter().map(|(_, values)| values).collect()).unwrap()
+}
+
+fn write(path: &Path, properties: WriterProperties) {
+    let batch = rows();
+    let mut writer = ArrowWriter::try_new(std::fs::File::create(path).unwrap(), batch.schema(), Some(properties)).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+}
+
+fn properties(compression: Compression) -> parquet::file::properties::WriterPropertiesBuilder {
+    let builder = WriterProperties::builder().set_compression(compression);
+    builder.set_max_row_group_row_count(Some(6_000)).set_data_page_row_count_limit(700).set_write_batch_size(100)
+}
+
+async fn open(fixture: &Fixture, properties: WriterProperties) -> OpenTable {
+    write(&fixture.path().join("t.parquet"), properties);
+    fixture.lake.open(&fixture.source(TableFormat::Parquet, "t.parquet")).await.unwrap()
+}
+
+/// All that are asked, and how many bytes of the file the last runs read.
+async fn ask(fixture: &Fixture, table: &OpenTable) -> usize {
+    let mut read = 0;
+    for sql in [
+        "SELECT text, long, float, list, \"struct\" FROM t",
+        "SELECT text, long, float FROM t WHERE float BETWEEN 1000 AND 1100",
+        "SELECT count(text), count(DISTINCT text), sum(float), count(list) FROM t",
+        "SELECT long, list FROM t WHERE text = 'text 7' AND float < 500",
+        "SELECT \"struct\".x FROM t WHERE long = 'row 4711 of no other row''s text'",
+    ] {
+        let first = fixture.query(table, sql).await.unwrap();
+        assert!(first.rows() > 0, "{sql}");
+        for run in 0..RUNS {
+            let answer = fixture.query(table, sql).await.unwrap();
+            assert_eq!(difference(&answer.batches, &first.batches), None, "{sql}, run {run}");
+            read = answer.report().bytes_read;
+        }
+    }
+    read
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hot_chunks_hold_what_the_file_does() {
+    let codecs = [
+        Compression::SNAPPY,
+        Compression::ZSTD(ZstdLevel::default()),
+        Compression::LZ4_RAW,
+        Compression::GZIP(GzipLevel::default()),
+        Compression::BROTLI(BrotliLevel::default()),
+    ];
+    for codec in codecs {
+        for version in [WriterVersion::PARQUET_1_0, WriterVersion::PARQUET_2_0] {
+            for dictionary in [true, false] {
+                let fixture = Fixture::new();
+                let properties = properties(codec).set_writer_version(version).set_dictionary_enabled(dictionary).build();
+                let table = open(&fixture, properties).await;
+                assert_eq!(ask(&fixture, &table).await, 0, "{codec:?} {version:?} {dictionary}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_compressed_or_has_no_page_index_is_read_from_the_file() {
+    for properties in [
+        properties(Compression::UNCOMPRESSED),
+        properties(Compression::SNAPPY).set_offset_index_disabled(true).set_statistics_enabled(EnabledStatistics::Chunk),
+    ] {
+        let fixture = Fixture::new();
+        let table = open(&fixture, properties.build()).await;
+        assert!(ask(&fixture, &table).await > 0);
+    }
+}
+
+/// Where the cache keeps nothing, chunks are decompressed for one query and read from the file by the next.
+#[tokio::test(flavor = "multi_thread")]
+async fn chunks_that_the_cache_gave_up_are_read_all_the_same() {
+    for data_bytes in [0, 40_000, 400_000] {
+        let fixture = Fixture::with_limits(CacheLimits { data_bytes, staleness: Duration::from_secs(3600), ..CacheLimits::default() });
+        let table = open(&fixture, properties(Compression::ZSTD(ZstdLevel::default())).build()).await;
+        ask(&fixture, &table).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_footer_cache_nothing_is_hot() {
+    let fixture = Fixture::with_limits(CacheLimits { footer_bytes: 0, staleness: Duration::from_secs(3600), ..CacheLimits::default() });
+    let table = open(&fixture, properties(Compression::SNAPPY).build()).await;
+    assert!(ask(&fixture, &table).await > 0);
+}
+
+/// DataFusion tells by the offset of a row group's first column which part of a file it is in.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_row_group_stays_in_its_part_of_the_file() {
+    let fixture = Fixture::new();
+    let table = open(&fixture, properties(Compression::SNAPPY).build()).await;
+    for partitions in [1, 3, 8] {
+        let config = SessionConfig::new().with_target_partitions(partitions).with_repartition_file_min_size(1);
+        let session = fixture.session_with(&table, config);
+        for run in 0..RUNS {
+            let sql = "SELECT count(id), sum(id), count(text), count(long), max(float) FROM t WHERE id >= 0";
+            let batches = session.sql(sql).await.unwrap().collect().await.unwrap();
+            let found: Vec<_> = (0..4).map(|column| texts(batches[0].column(column))[0].clone()).collect();
+            assert_eq!(found, ["20000", "199990000", "17143", "20000"], "{partitions} partitions, run {run}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_queries_at_once_heat_a_file() {
+    let fixture = Fixture::new();
+    let table = open(&fixture, properties(Compression::ZSTD(ZstdLevel::default())).build()).await;
+    let sql = "SELECT text, long, float FROM t WHERE float > 3000";
+    let first = fixture.query(&table, sql).await.unwrap();
+    for _ in 0..RUNS {
+        for answer in futures::future::join_all((0..8).map(|_| fixture.query(&table, sql))).await {
+            assert_eq!(difference(&answer.unwrap().batches, &first.batches), None);
+        }
+    }
+}
