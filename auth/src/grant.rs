@@ -108,11 +108,6 @@ impl Grant {
     pub fn epoch(&self) -> u64 {
         self.epoch
     }
-
-    /// Nothing is hidden: row-level security is off, no mask binds and every column is granted.
-    pub fn is_unrestricted(&self) -> bool {
-        matches!(self.rows, RowSecurity::Off) && self.masks.is_empty() && self.columns == GrantedColumns::Every
-    }
 }
 
 impl InsertGrant {

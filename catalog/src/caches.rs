@@ -80,7 +80,7 @@ pub struct Caches {
     pub(crate) equality_keys: Cached<KeySetKey, Arc<KeySet>>,
     /// Which rows of a data file are gone.
     pub(crate) deletes: Cached<DeleteFile, Arc<RoaringTreemap>>,
-    /// Bytes of data files on remote stores, bloom filters, and hot column chunks as they are when decompressed.
+    /// Bytes of data files on remote stores, hot column chunks of them as they are when decompressed, and bloom filters.
     pub(crate) ranges: Cached<RangeKey, Bytes>,
 }
 
@@ -133,6 +133,13 @@ impl Caches {
             ranges: Cached::new("data", limits.data_bytes, |key: &RangeKey, bytes: &Bytes| bytes.len() + key.path.as_ref().len()),
             limits,
         }
+    }
+
+    /// How many hot column chunks are held.
+    #[cfg(test)]
+    pub(crate) async fn hot_chunks(&self) -> usize {
+        self.ranges.cache.run_pending_tasks().await;
+        self.ranges.cache.iter().filter(|(key, _)| key.decompressed).count()
     }
 
     pub fn stats(&self) -> Vec<CacheStats> {

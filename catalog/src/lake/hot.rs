@@ -1,4 +1,4 @@
-//! Hot column chunks, decompressed. The pages of a chunk that is read again and again are kept in the data cache as they are
+//! Hot column chunks of remote files, decompressed. The pages of a chunk that is read again and again are kept in the data cache as they are
 //! after decompression, and the footer that readers get says that the chunk is not compressed and lies beyond the file's
 //! end, at an address of its own. So the Parquet reader decodes it as any other, and only the reader of the file's bytes
 //! knows where they come from.
@@ -82,7 +82,7 @@ enum State {
         layout: Arc<Layout>,
         losses: u32,
     },
-    /// It cannot be decompressed.
+    /// What the file says of it is not so.
     Unfit,
 }
 
@@ -114,6 +114,34 @@ impl Chunk {
 
     fn address(self) -> u64 {
         BEYOND + u64::from(self.0) * STRIDE
+    }
+}
+
+/// To decompress a chunk, while nobody else does. Whoever lets it go without a word leaves it to the next.
+pub(crate) struct Turn<'a> {
+    footer: &'a Footer,
+    pub chunk: Chunk,
+}
+
+impl Turn<'_> {
+    /// From now on read where it lies decompressed.
+    pub(crate) fn heat(self, layout: Layout) {
+        let mut chunks = self.footer.heat.chunks.lock();
+        chunks.states.insert(self.chunk, State::Hot { layout: Arc::new(layout), losses: 0 });
+        chunks.generation += 1;
+    }
+
+    /// It cannot be decompressed.
+    pub(crate) fn give_up(self) {
+        self.footer.heat.chunks.lock().states.insert(self.chunk, State::Unfit);
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if let Some(state @ State::Heating) = self.footer.heat.chunks.lock().states.get_mut(&self.chunk) {
+            *state = State::Read(0);
+        }
     }
 }
 
@@ -158,8 +186,8 @@ impl Footer {
     }
 
     /// Counts these ranges of the file as read, and tells which chunk should be decompressed now: one at most, or a query
-    /// would pay for all that come after it. Whoever asked says by [`Footer::heat`] or [`Footer::give_up`] what came of it.
-    pub(crate) fn read(&self, ranges: &[Range<u64>], room: Room) -> Option<Chunk> {
+    /// would pay for all that come after it.
+    pub(crate) fn read(&self, ranges: &[Range<u64>], room: Room) -> Option<Turn<'_>> {
         let eligible = self.heat.eligible.get_or_init(|| self.all_eligible());
         let mut chunks = self.heat.chunks.lock();
         let (mut due, mut last) = (None, None);
@@ -180,22 +208,10 @@ impl Footer {
             };
             if due.is_none() && self.column(*chunk).and_then(decompressed_bytes).is_some_and(is_due) {
                 *state = State::Heating;
-                due = Some(*chunk);
+                due = Some(Turn { footer: self, chunk: *chunk });
             }
         }
         due
-    }
-
-    /// From now on read where it lies decompressed.
-    pub(crate) fn heat(&self, chunk: Chunk, layout: Layout) {
-        let mut chunks = self.heat.chunks.lock();
-        chunks.states.insert(chunk, State::Hot { layout: Arc::new(layout), losses: 0 });
-        chunks.generation += 1;
-    }
-
-    /// Not decompressed, and not to be tried again soon; or ever, if it cannot be done.
-    pub(crate) fn give_up(&self, chunk: Chunk, is_unfit: bool) {
-        self.heat.chunks.lock().states.insert(chunk, if is_unfit { State::Unfit } else { State::Read(0) });
     }
 
     /// The cache has let it go. If it does so again, the chunk is read from the file.
@@ -389,5 +405,152 @@ impl ChunkReader for Part {
             return Err(ParquetError::EOF("a page lies outside its column chunk".to_owned()));
         }
         Ok(bytes.split_to(length))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+    use parquet::arrow::ArrowWriter;
+    use parquet::file::metadata::{PageIndexPolicy, ParquetMetaDataReader};
+    use parquet::file::properties::WriterProperties;
+
+    use super::*;
+
+    const FULL: Room = Room { free_bytes: 0, limit_bytes: u64::MAX };
+    const EMPTY: Room = Room { free_bytes: u64::MAX, limit_bytes: u64::MAX };
+
+    /// Two row groups of three columns.
+    fn file() -> (Bytes, ParquetMetaData) {
+        let column = |times: i64| Arc::new(Int64Array::from_iter_values((0..1000).map(|row| row % 50 * times))) as ArrayRef;
+        let batch = RecordBatch::try_from_iter([("a", column(1)), ("b", column(2)), ("c", column(3))]).unwrap();
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::SNAPPY)
+            .set_max_row_group_row_count(Some(500))
+            .set_data_page_row_count_limit(100)
+            .set_write_batch_size(50);
+        let mut bytes = Vec::new();
+        let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties.build())).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+        let bytes = Bytes::from(bytes);
+        let metadata = ParquetMetaDataReader::new().with_page_index_policy(PageIndexPolicy::Required).parse_and_finish(&bytes).unwrap();
+        (bytes, metadata)
+    }
+
+    fn footer() -> (Bytes, Footer) {
+        let (bytes, metadata) = file();
+        let size_bytes = bytes.len() as u64;
+        (bytes, Footer::new(metadata, size_bytes))
+    }
+
+    fn with_column(metadata: &ParquetMetaData, chunk: usize, change: impl FnOnce(&mut Vec<ColumnChunkMetaData>)) -> ParquetMetaData {
+        let mut parts = metadata.clone().into_builder();
+        let mut row_groups = parts.take_row_groups();
+        let mut columns = row_groups[chunk / 3].columns().to_vec();
+        change(&mut columns);
+        row_groups[chunk / 3] = row_groups[chunk / 3].clone().into_builder().set_column_metadata(columns).build().unwrap();
+        parts.set_row_groups(row_groups).build()
+    }
+
+    #[test]
+    fn a_chunk_is_found_by_any_of_its_addresses() {
+        let range = |from, to| Chunk(7).address() + from..Chunk(7).address() + to;
+        assert_eq!(Chunk::at(&range(0, 10)), Some((Chunk(7), 0..10)));
+        assert_eq!(Chunk::at(&range(STRIDE - 1, STRIDE)), Some((Chunk(7), STRIDE as usize - 1..STRIDE as usize)));
+        assert_eq!(Chunk::at(&(5..10)), None);
+        assert!(signed(Chunk(MAX_CHUNKS as u32).address() + STRIDE).is_ok());
+    }
+
+    #[test]
+    fn what_is_read_twice_is_hot_where_there_is_room() {
+        let (bytes, footer) = footer();
+        let range = footer.stored(Chunk(4)).unwrap();
+        let part = range.start + 3..range.end - 1;
+        let read = || footer.read(std::slice::from_ref(&part), EMPTY);
+        assert!(footer.read(&[part.clone(), part.clone()], EMPTY).is_none());
+        let turn = read().unwrap();
+        assert_eq!(turn.chunk, Chunk(4));
+        assert!(read().is_none());
+        // Given up by a query that ended, and taken by another.
+        drop(turn);
+        assert!(read().is_none());
+        let turn = read().unwrap();
+        assert!(footer.renewed().is_none());
+        let (inflated, layout) = footer.decompress(Chunk(4), bytes.slice(range.start as usize..range.end as usize)).unwrap();
+        assert_eq!(layout.bytes(), inflated.len() as u64);
+        turn.heat(layout);
+        let renewed = footer.renewed().unwrap().unwrap();
+        let column = renewed.current.row_group(1).column(1);
+        assert_eq!((column.compression(), column.byte_range().0), (Compression::UNCOMPRESSED, Chunk(4).address()));
+        let (pages, stored) = (renewed.current.offset_index().unwrap()[1][1].page_locations(), footer.pages(Chunk(4)).unwrap());
+        let rows = |pages: &[PageLocation]| pages.iter().map(|page| page.first_row_index).collect::<Vec<_>>();
+        assert_eq!(rows(pages), rows(stored.page_locations()));
+        let last = pages.last().unwrap();
+        assert_eq!(last.offset as u64 + last.compressed_page_size as u64, Chunk(4).address() + inflated.len() as u64);
+        assert!(renewed.renewed().is_none() && renewed.memory_bytes() > footer.memory_bytes());
+
+        // Let go once, and again.
+        renewed.lost(Chunk(4));
+        assert!(renewed.renewed().is_none());
+        renewed.lost(Chunk(4));
+        assert!(Arc::ptr_eq(&renewed.renewed().unwrap().unwrap().current, &renewed.metadata));
+    }
+
+    #[test]
+    fn where_there_is_no_room_it_takes_longer() {
+        let (_, footer) = footer();
+        let range = footer.stored(Chunk(1)).unwrap();
+        for _ in 1..READS_WHEN_FULL {
+            assert!(footer.read(std::slice::from_ref(&range), FULL).is_none());
+        }
+        footer.read(std::slice::from_ref(&range), FULL).unwrap().give_up();
+        assert!((0..40).all(|_| footer.read(std::slice::from_ref(&range), EMPTY).is_none()));
+        let nothing = Room { free_bytes: 0, limit_bytes: 0 };
+        let range = footer.stored(Chunk(2)).unwrap();
+        assert!((0..40).all(|_| footer.read(std::slice::from_ref(&range), nothing).is_none()));
+    }
+
+    #[test]
+    fn what_a_file_says_of_its_chunks_need_not_be_so() {
+        let (bytes, metadata) = file();
+        let size = bytes.len() as u64;
+        let whole = Footer::new(metadata.clone(), size);
+        assert_eq!((0..8).filter(|chunk| whole.stored(Chunk(*chunk)).is_ok()).collect::<Vec<_>>(), [1, 2, 4, 5]);
+        let is_refused = |metadata: ParquetMetaData, size| Footer::new(metadata, size).stored(Chunk(4)).is_err();
+        let changed =
+            |change: fn(parquet::file::metadata::ColumnChunkMetaDataBuilder) -> parquet::file::metadata::ColumnChunkMetaDataBuilder| {
+                with_column(&metadata, 4, |columns| columns[1] = change(columns[1].clone().into_builder()).build().unwrap())
+            };
+        assert!(!is_refused(changed(|column| column), size));
+        assert!(is_refused(metadata.clone(), 100));
+        assert!(is_refused(changed(|column| column.set_compression(Compression::UNCOMPRESSED)), size));
+        assert!(is_refused(changed(|column| column.set_total_compressed_size(-1)), size));
+        assert!(is_refused(changed(|column| column.set_total_compressed_size(i64::MAX)), i64::MAX as u64));
+        assert!(is_refused(changed(|column| column.set_total_uncompressed_size(i64::MAX)), size));
+        assert!(is_refused(changed(|column| column.set_dictionary_page_offset(Some(-5))), size));
+        assert!(is_refused(changed(|column| column.set_dictionary_page_offset(Some(BEYOND as i64 + 5))), u64::MAX));
+
+        // Pages that go back, or lie elsewhere.
+        let paged = |change: fn(usize, i64) -> i64, move_by: i64| {
+            let mut parts = metadata.clone().into_builder();
+            let mut index = parts.take_offset_index().unwrap();
+            for (at, page) in index[1][1].page_locations.iter_mut().enumerate() {
+                page.first_row_index = change(at, page.first_row_index);
+                page.offset += move_by;
+            }
+            Footer::new(parts.set_offset_index(Some(index)).build(), size)
+        };
+        assert!(paged(|at, row| if at == 2 { -row } else { row }, 0).stored(Chunk(4)).is_err());
+        assert!(paged(|_, row| row + 1, 0).stored(Chunk(4)).is_err());
+        let range = whole.stored(Chunk(4)).unwrap();
+        let stored = bytes.slice(range.start as usize..range.end as usize);
+        for move_by in [1, 1 << 40, -40, i64::from(i32::MAX)] {
+            assert!(paged(|_, row| row, move_by).decompress(Chunk(4), stored.clone()).is_err(), "{move_by}");
+        }
+        assert!(whole.decompress(Chunk(4), stored.slice(..stored.len() / 2)).is_err());
+        assert!(whole.decompress(Chunk(4), Bytes::from(vec![0xff; stored.len()])).is_err());
+        assert!(whole.decompress(Chunk(99), stored).is_err());
     }
 }

@@ -262,25 +262,24 @@ impl LakeFileReader {
         }
     }
 
-    /// Counts what was read, and decompresses what is read often: of remote files what is at hand, for nothing is asked of a
-    /// store for the sake of the next query.
+    /// Counts what was read, and decompresses what is read often, of remote files alone and of those only what is at hand:
+    /// nothing is asked of a store for the sake of the next query, and a local file may be another one under its name by now,
+    /// whose other columns are read from there.
     async fn note(&self, ranges: &[Range<u64>], read: &[Bytes]) {
+        if !self.is_remote() {
+            return;
+        }
         let Some(footer) = self.footer_at_hand().await else { return };
-        let Some(chunk) = footer.read(ranges, self.caches.ranges.room()) else { return };
-        let Ok(range) = footer.stored(chunk) else { return footer.give_up(chunk, true) };
-        let stored = match ranges.iter().zip(read).find(|(it, _)| **it == range) {
-            Some((_, whole)) => Some(whole.clone()),
-            None if self.is_remote() => None,
-            None => self.stored_ranges(vec![range.clone()]).await.ok().and_then(|mut bytes| bytes.pop()),
-        };
-        match stored.map(|stored| footer.decompress(chunk, stored)) {
-            Some(Ok((bytes, layout))) => {
+        let Some(turn) = footer.read(ranges, self.caches.ranges.room()) else { return };
+        let Ok(range) = footer.stored(turn.chunk) else { return turn.give_up() };
+        let Some((_, whole)) = ranges.iter().zip(read).find(|(it, _)| **it == range) else { return };
+        match footer.decompress(turn.chunk, whole.clone()) {
+            Ok((bytes, layout)) => {
                 self.caches.ranges.insert(self.range_key(&range, true), bytes).await;
-                footer.heat(chunk, layout);
+                turn.heat(layout);
             }
             // Whoever reads it will be told what is wrong.
-            Some(Err(_)) => footer.give_up(chunk, true),
-            None => footer.give_up(chunk, false),
+            Err(_) => turn.give_up(),
         }
     }
 }
@@ -304,8 +303,11 @@ impl AsyncFileReader for LakeFileReader {
                     None => stored.push(range.clone()),
                 }
             }
-            let read = if stored.is_empty() { Vec::new() } else { self.stored_ranges(stored.clone()).await? };
-            self.note(&stored, &read).await;
+            let mut read = Vec::new();
+            if !stored.is_empty() {
+                read = self.stored_ranges(stored.clone()).await?;
+                self.note(&stored, &read).await;
+            }
             if hot.is_empty() {
                 return Ok(read);
             }
