@@ -662,6 +662,8 @@ async fn plain(copy: &SessionContext, query: &Query) -> Told {
     answer_of(copy, query).await.map(|batches| lines(&batches)).map_err(|error| seen(&error))
 }
 
+const UNPLANNED: &str = "Physical plan does not support logical expression";
+
 /// An error as a principal may tell it from another: its text without values, numbers and names of plan nodes.
 fn seen(error: &DataFusionError) -> String {
     if let Some(failure) = ScanFailure::of(error) {
@@ -669,5 +671,9 @@ fn seen(error: &DataFusionError) -> String {
     }
     let text = error.strip_backtrace();
     // A hidden text is told whole.
-    if text.contains(SECRET) { text } else { words(&text) }
+    if text.contains(SECRET) {
+        return text;
+    }
+    // Sides of a plan are planned at once: where two hold what cannot be planned, either is told.
+    if text.contains(UNPLANNED) { UNPLANNED.to_owned() } else { words(&text) }
 }
