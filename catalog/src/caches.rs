@@ -108,6 +108,8 @@ pub(crate) struct RangeKey {
     pub path: Path,
     pub size_bytes: u64,
     pub version: u64,
+    /// Of the object that they were read from, where its store gives one: another may have come under the name.
+    pub e_tag: Option<Arc<str>>,
     pub start: u64,
     pub end: u64,
     /// What these bytes are after decompression.
@@ -212,6 +214,10 @@ where
 
     pub(crate) async fn insert(&self, key: K, value: V) {
         self.cache.insert(key, value).await;
+    }
+
+    pub(crate) async fn remove(&self, key: &K) {
+        self.cache.invalidate(key).await;
     }
 
     pub(crate) fn room(&self) -> Room {

@@ -1,7 +1,7 @@
-//! Hot column chunks of remote files, decompressed. The pages of a chunk that is read again and again are kept in the data cache as they are
-//! after decompression, and the footer that readers get says that the chunk is not compressed and lies beyond the file's
-//! end, at an address of its own. So the Parquet reader decodes it as any other, and only the reader of the file's bytes
-//! knows where they come from.
+//! Hot column chunks of remote files, decompressed. The pages of a chunk that is read again and again are kept in the data
+//! cache as they are after decompression, and the footer that readers get says that the chunk is not compressed and lies
+//! beyond the file's end, at an address of its own. So the Parquet reader decodes it as any other, and only the reader of
+//! the file's bytes knows where they come from.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -54,6 +54,8 @@ pub(crate) struct Footer {
     /// Of the heat that `current` shows.
     generation: u64,
     size_bytes: u64,
+    /// Of the object that it was read from, where its store gives one.
+    pub e_tag: Option<Arc<str>>,
     heat: Arc<Heat>,
 }
 
@@ -146,9 +148,9 @@ impl Drop for Turn<'_> {
 }
 
 impl Footer {
-    pub(crate) fn new(metadata: ParquetMetaData, size_bytes: u64) -> Self {
+    pub(crate) fn new(metadata: ParquetMetaData, size_bytes: u64, e_tag: Option<Arc<str>>) -> Self {
         let metadata = Arc::new(metadata);
-        Self { current: Arc::clone(&metadata), metadata, generation: 0, size_bytes, heat: Arc::default() }
+        Self { current: Arc::clone(&metadata), metadata, generation: 0, size_bytes, e_tag, heat: Arc::default() }
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {
@@ -180,6 +182,7 @@ impl Footer {
             current,
             generation,
             size_bytes: self.size_bytes,
+            e_tag: self.e_tag.clone(),
             heat: Arc::clone(&self.heat),
         };
         Some(current.map(renewed))
@@ -442,7 +445,7 @@ mod tests {
     fn footer() -> (Bytes, Footer) {
         let (bytes, metadata) = file();
         let size_bytes = bytes.len() as u64;
-        (bytes, Footer::new(metadata, size_bytes))
+        (bytes, Footer::new(metadata, size_bytes, None))
     }
 
     fn with_column(metadata: &ParquetMetaData, chunk: usize, change: impl FnOnce(&mut Vec<ColumnChunkMetaData>)) -> ParquetMetaData {
@@ -516,9 +519,9 @@ mod tests {
     fn what_a_file_says_of_its_chunks_need_not_be_so() {
         let (bytes, metadata) = file();
         let size = bytes.len() as u64;
-        let whole = Footer::new(metadata.clone(), size);
+        let whole = Footer::new(metadata.clone(), size, None);
         assert_eq!((0..8).filter(|chunk| whole.stored(Chunk(*chunk)).is_ok()).collect::<Vec<_>>(), [1, 2, 4, 5]);
-        let is_refused = |metadata: ParquetMetaData, size| Footer::new(metadata, size).stored(Chunk(4)).is_err();
+        let is_refused = |metadata: ParquetMetaData, size| Footer::new(metadata, size, None).stored(Chunk(4)).is_err();
         let changed =
             |change: fn(parquet::file::metadata::ColumnChunkMetaDataBuilder) -> parquet::file::metadata::ColumnChunkMetaDataBuilder| {
                 with_column(&metadata, 4, |columns| columns[1] = change(columns[1].clone().into_builder()).build().unwrap())
@@ -540,7 +543,7 @@ mod tests {
                 page.first_row_index = change(at, page.first_row_index);
                 page.offset += move_by;
             }
-            Footer::new(parts.set_offset_index(Some(index)).build(), size)
+            Footer::new(parts.set_offset_index(Some(index)).build(), size, None)
         };
         assert!(paged(|at, row| if at == 2 { -row } else { row }, 0).stored(Chunk(4)).is_err());
         assert!(paged(|_, row| row + 1, 0).stored(Chunk(4)).is_err());

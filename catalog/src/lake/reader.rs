@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arrow::datatypes::{Schema, TimeUnit};
 use bytes::Bytes;
@@ -15,7 +15,7 @@ use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use object_store::path::Path;
-use object_store::{Extensions, GetOptions, GetRange, ObjectStore};
+use object_store::{Extensions, GetOptions, GetRange, OBJECT_STORE_COALESCE_DEFAULT, ObjectStore, coalesce_ranges};
 use parquet::arrow::arrow_reader::ArrowReaderOptions;
 use parquet::arrow::async_reader::{AsyncFileReader, MetadataFetch};
 use parquet::arrow::parquet_to_arrow_schema;
@@ -63,7 +63,7 @@ impl LakeReaderFactory {
             size_bytes,
             version,
             metrics: None,
-            given: None,
+            pinned: Arc::default(),
         }
     }
 }
@@ -76,15 +76,22 @@ impl ParquetFileReaderFactory for LakeReaderFactory {
         _metadata_size_hint: Option<usize>,
         metrics: &ExecutionPlanMetricsSet,
     ) -> datafusion::common::Result<Box<dyn AsyncFileReader + Send>> {
-        let version = file.extension::<FileVersion>().map_or(0, |version| version.0);
-        let mut reader = self.file(file.object_meta.location, file.object_meta.size, version);
+        let scanned = file.extension::<ScannedFile>().cloned().unwrap_or_default();
+        let mut reader = self.file(file.object_meta.location, file.object_meta.size, scanned.version);
+        reader.pinned = scanned.footer;
         reader.metrics = Some(ParquetFileMetrics::new(partition, reader.path.as_ref(), metrics));
         Ok(Box::new(reader))
     }
 }
 
-/// [`LakeFile::version`](super::snapshot::LakeFile::version), on its way through a plan.
-pub(crate) struct FileVersion(pub u64);
+/// A file of a scan, on its way through a plan.
+#[derive(Clone, Default)]
+pub(crate) struct ScannedFile {
+    /// [`LakeFile::version`](super::snapshot::LakeFile::version).
+    pub version: u64,
+    /// By which all readers of the scan read it, whatever is under its name by now.
+    pub footer: Arc<OnceLock<Arc<Footer>>>,
+}
 
 /// One data file.
 pub(crate) struct LakeFileReader {
@@ -96,8 +103,8 @@ pub(crate) struct LakeFileReader {
     size_bytes: u64,
     version: u64,
     metrics: Option<ParquetFileMetrics>,
-    /// What the one who decodes the file was told about it.
-    given: Option<Arc<Footer>>,
+    /// [`ScannedFile::footer`].
+    pinned: Arc<OnceLock<Arc<Footer>>>,
 }
 
 impl LakeFileReader {
@@ -105,7 +112,8 @@ impl LakeFileReader {
     pub(crate) async fn footer(&self) -> Result<Arc<Footer>> {
         let load = async {
             let (tail, encoded) = self.fetch_footer().await?;
-            renamed(tail, &encoded, &self.naming).await.map(|footer| Arc::new(Footer::new(footer, self.size_bytes)))
+            let e_tag = tail.e_tag.clone();
+            renamed(tail, &encoded, &self.naming).await.map(|footer| Arc::new(Footer::new(footer, self.size_bytes, e_tag)))
         };
         self.caches.footers.get_with(self.footer_key(&self.naming), load).await.map_err(|error: Arc<ParquetError>| {
             // Kept whole, so that whoever handles it can tell a damaged file from an unreachable store.
@@ -135,8 +143,9 @@ impl LakeFileReader {
         let schema = Schema::new(canonical(coerced.unwrap_or(schema).fields()));
         let naming = Naming::logical(schema.fields());
         // What else may be wrong with the file, whoever reads it will be told.
+        let e_tag = tail.e_tag.clone();
         if let Ok(footer) = renamed(tail, &encoded, &naming).await {
-            self.caches.footers.insert(self.footer_key(&naming), Arc::new(Footer::new(footer, self.size_bytes))).await;
+            self.caches.footers.insert(self.footer_key(&naming), Arc::new(Footer::new(footer, self.size_bytes, e_tag))).await;
         }
         Ok((schema, rows))
     }
@@ -172,44 +181,71 @@ impl LakeFileReader {
         }
     }
 
-    /// Local files are cached by the operating system already.
     fn is_remote(&self) -> bool {
         !self.store_name.starts_with("file:")
     }
 
-    fn range_key(&self, range: &Range<u64>, decompressed: bool) -> RangeKey {
+    /// The footer by which this scan reads the file.
+    async fn pinned(&self) -> Result<&Arc<Footer>> {
+        if let Some(footer) = self.pinned.get() {
+            return Ok(footer);
+        }
+        let mut footer = self.footer().await?;
+        if let Some(renewed) = footer.renewed() {
+            footer = Arc::new(renewed?);
+            self.caches.footers.insert(self.footer_key(&self.naming), Arc::clone(&footer)).await;
+        }
+        Ok(self.pinned.get_or_init(|| footer))
+    }
+
+    fn range_key(&self, footer: &Footer, range: &Range<u64>, decompressed: bool) -> RangeKey {
         RangeKey {
             store: Arc::clone(&self.store_name),
             path: self.path.clone(),
             size_bytes: self.size_bytes,
             version: self.version,
+            e_tag: footer.e_tag.clone(),
             start: range.start,
             end: range.end,
             decompressed,
         }
     }
 
-    /// As they stand in the file, local ones from there: the operating system has them in memory already.
-    async fn stored_ranges(&self, ranges: Vec<Range<u64>>) -> Result<Vec<Bytes>> {
-        if self.is_remote() {
-            return self.cached_ranges(ranges).await;
+    /// From the store: of the object whose footer was read, and of no other that has its name by now.
+    async fn load(&self, footer: &Footer, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        self.count_bytes(ranges);
+        let Some(e_tag) = footer.e_tag.as_deref().filter(|_| self.is_remote()) else {
+            return self.store.get_ranges(&self.path, ranges).await.map_err(external);
+        };
+        let fetch = |range| async {
+            let options = GetOptions { range: Some(GetRange::Bounded(range)), if_match: Some(e_tag.to_owned()), ..GetOptions::default() };
+            let found = self.store.get_opts(&self.path, options).await?;
+            // Not every store heeds the condition.
+            if found.meta.e_tag.as_deref() != Some(e_tag) {
+                return Err(replaced(&self.path));
+            }
+            found.bytes().await
+        };
+        match coalesce_ranges(ranges, fetch, OBJECT_STORE_COALESCE_DEFAULT).await {
+            Err(error @ object_store::Error::Precondition { .. }) => {
+                self.caches.footers.remove(&self.footer_key(&self.naming)).await;
+                Err(external(error))
+            }
+            fetched => fetched.map_err(external),
         }
-        self.count_bytes(&ranges);
-        self.store.get_ranges(&self.path, &ranges).await.map_err(external)
     }
 
-    async fn cached_ranges(&self, ranges: Vec<Range<u64>>) -> Result<Vec<Bytes>> {
-        let key = |range: &Range<u64>| self.range_key(range, false);
+    async fn cached_ranges(&self, footer: &Footer, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        let key = |range: &Range<u64>| self.range_key(footer, range, false);
         let mut found = Vec::with_capacity(ranges.len());
-        for range in &ranges {
+        for range in ranges {
             found.push(self.caches.ranges.get(&key(range)).await);
         }
         let missing: Vec<_> = ranges.iter().zip(&found).filter(|(_, bytes)| bytes.is_none()).map(|(range, _)| range.clone()).collect();
         if missing.is_empty() {
             return Ok(found.into_iter().flatten().collect());
         }
-        self.count_bytes(&missing);
-        let mut loaded = self.store.get_ranges(&self.path, &missing).await.map_err(external)?.into_iter();
+        let mut loaded = self.load(footer, &missing).await?.into_iter();
         let mut all = Vec::with_capacity(ranges.len());
         for (range, bytes) in ranges.iter().zip(found) {
             all.push(match bytes {
@@ -226,14 +262,10 @@ impl LakeFileReader {
     }
 
     /// What lies beyond the file's end, of chunks that are decompressed once each if the cache has let them go.
-    async fn hot_ranges(&self, ranges: &[(Chunk, Range<usize>)]) -> Result<Vec<Bytes>> {
-        let footer = match self.footer_at_hand().await {
-            Some(footer) => footer,
-            None => self.footer().await?,
-        };
+    async fn hot_ranges(&self, footer: &Footer, ranges: &[(Chunk, Range<usize>)]) -> Result<Vec<Bytes>> {
         let mut chunks: Vec<Chunk> = ranges.iter().map(|(chunk, _)| *chunk).collect();
         chunks.dedup();
-        let whole = futures::future::try_join_all(chunks.iter().map(|chunk| self.hot_chunk(&footer, *chunk))).await?;
+        let whole = futures::future::try_join_all(chunks.iter().map(|chunk| self.hot_chunk(footer, *chunk))).await?;
         let whole: HashMap<Chunk, Bytes> = chunks.into_iter().zip(whole).collect();
         let slice = |(chunk, part): &(Chunk, Range<usize>)| {
             let bytes = whole.get(chunk).filter(|bytes| part.end <= bytes.len());
@@ -246,36 +278,23 @@ impl LakeFileReader {
         let range = footer.stored(chunk)?;
         let load = async {
             footer.lost(chunk);
-            let stored = self.stored_ranges(vec![range.clone()]).await?.pop();
+            let stored = self.cached_ranges(footer, std::slice::from_ref(&range)).await?.pop();
             let stored = stored.ok_or_else(|| ParquetError::EOF("no bytes".to_owned()))?;
             footer.decompress(chunk, stored).map(|(bytes, _)| bytes)
         };
-        let loaded = self.caches.ranges.get_with(self.range_key(&range, true), load).await;
+        let loaded = self.caches.ranges.get_with(self.range_key(footer, &range, true), load).await;
         loaded.map_err(|error| ParquetError::External(Box::new(SharedError(error))))
     }
 
-    /// Without reading the file for it. The reader that was told is not always the one that is asked for bytes.
-    async fn footer_at_hand(&self) -> Option<Arc<Footer>> {
-        match &self.given {
-            Some(footer) => Some(Arc::clone(footer)),
-            None => self.caches.footers.get(&self.footer_key(&self.naming)).await,
-        }
-    }
-
-    /// Counts what was read, and decompresses what is read often, of remote files alone and of those only what is at hand:
-    /// nothing is asked of a store for the sake of the next query, and a local file may be another one under its name by now,
-    /// whose other columns are read from there.
-    async fn note(&self, ranges: &[Range<u64>], read: &[Bytes]) {
-        if !self.is_remote() {
-            return;
-        }
-        let Some(footer) = self.footer_at_hand().await else { return };
+    /// Counts what was read, and decompresses what is read often, of what is at hand: nothing is asked of a store for the sake
+    /// of the next query.
+    async fn note(&self, footer: &Footer, ranges: &[Range<u64>], read: &[Bytes]) {
         let Some(turn) = footer.read(ranges, self.caches.ranges.room()) else { return };
         let Ok(range) = footer.stored(turn.chunk) else { return turn.give_up() };
         let Some((_, whole)) = ranges.iter().zip(read).find(|(it, _)| **it == range) else { return };
         match footer.decompress(turn.chunk, whole.clone()) {
             Ok((bytes, layout)) => {
-                self.caches.ranges.insert(self.range_key(&range, true), bytes).await;
+                self.caches.ranges.insert(self.range_key(footer, &range, true), bytes).await;
                 turn.heat(layout);
             }
             // Whoever reads it will be told what is wrong.
@@ -288,7 +307,7 @@ impl AsyncFileReader for LakeFileReader {
     /// DataFusion reads bloom filters this way, one after the other, and nothing else: they are cached everywhere.
     fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes>> {
         async move {
-            let mut bytes = self.cached_ranges(vec![range]).await?;
+            let mut bytes = self.cached_ranges(self.pinned().await?, &[range]).await?;
             bytes.pop().ok_or_else(|| ParquetError::EOF("no bytes".to_owned()))
         }
         .boxed()
@@ -296,6 +315,12 @@ impl AsyncFileReader for LakeFileReader {
 
     fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, Result<Vec<Bytes>>> {
         async move {
+            let footer = self.pinned().await?;
+            // Nothing of a local file is kept here: the operating system has it in memory, and by the time that the rest is
+            // read, another file may have its name.
+            if !self.is_remote() {
+                return self.load(footer, &ranges).await;
+            }
             let (mut stored, mut hot) = (Vec::with_capacity(ranges.len()), Vec::new());
             for range in &ranges {
                 match Chunk::at(range) {
@@ -303,15 +328,12 @@ impl AsyncFileReader for LakeFileReader {
                     None => stored.push(range.clone()),
                 }
             }
-            let mut read = Vec::new();
-            if !stored.is_empty() {
-                read = self.stored_ranges(stored.clone()).await?;
-                self.note(&stored, &read).await;
-            }
+            let read = self.cached_ranges(footer, &stored).await?;
+            self.note(footer, &stored, &read).await;
             if hot.is_empty() {
                 return Ok(read);
             }
-            let (mut read, mut hot) = (read.into_iter(), self.hot_ranges(&hot).await?.into_iter());
+            let (mut read, mut hot) = (read.into_iter(), self.hot_ranges(footer, &hot).await?.into_iter());
             let of = |range: &Range<u64>| if Chunk::at(range).is_some() { hot.next() } else { read.next() };
             let all: Option<Vec<_>> = ranges.iter().map(of).collect();
             all.ok_or_else(|| ParquetError::EOF("fewer ranges than asked for".to_owned()))
@@ -321,17 +343,7 @@ impl AsyncFileReader for LakeFileReader {
 
     /// With the page index, although DataFusion asks without it: it would read it anew for each query (#23978).
     fn get_metadata<'a>(&'a mut self, _options: Option<&'a ArrowReaderOptions>) -> BoxFuture<'a, Result<Arc<ParquetMetaData>>> {
-        async move {
-            let mut footer = self.footer().await?;
-            if let Some(renewed) = footer.renewed() {
-                footer = Arc::new(renewed?);
-                self.caches.footers.insert(self.footer_key(&self.naming), Arc::clone(&footer)).await;
-            }
-            let current = Arc::clone(&footer.current);
-            self.given = Some(footer);
-            Ok(current)
-        }
-        .boxed()
+        async move { Ok(Arc::clone(&self.pinned().await?.current)) }.boxed()
     }
 }
 
@@ -371,6 +383,10 @@ impl std::error::Error for SharedError {
     }
 }
 
+fn replaced(path: &Path) -> object_store::Error {
+    object_store::Error::Precondition { path: path.to_string(), source: "another object has this name now".into() }
+}
+
 fn external(error: object_store::Error) -> ParquetError {
     ParquetError::External(Box::new(error))
 }
@@ -394,26 +410,29 @@ struct Tail<'a> {
     file: &'a LakeFileReader,
     start: u64,
     bytes: Bytes,
+    /// Of the object that they were read from.
+    e_tag: Option<Arc<str>>,
 }
 
 impl<'a> Tail<'a> {
     async fn fetch(file: &'a LakeFileReader, start: u64) -> Result<Self> {
-        let bytes = read(file, start..file.size_bytes).await?;
-        Ok(Self { file, start, bytes })
+        let (bytes, e_tag) = read(file, start..file.size_bytes).await?;
+        Ok(Self { file, start, bytes, e_tag })
     }
 }
 
-async fn read(file: &LakeFileReader, range: Range<u64>) -> Result<Bytes> {
+async fn read(file: &LakeFileReader, range: Range<u64>) -> Result<(Bytes, Option<Arc<str>>)> {
     let mut extensions = Extensions::new();
     extensions.insert(FooterRead);
     let wanted = range.end - range.start;
     let options = GetOptions { range: Some(GetRange::Bounded(range)), extensions, ..GetOptions::default() };
     let result = file.store.get_opts(&file.path, options).await.map_err(external)?;
+    let e_tag = result.meta.e_tag.as_deref().map(Arc::from);
     let bytes = result.bytes().await.map_err(external)?;
     if bytes.len() as u64 != wanted {
         return Err(ParquetError::EOF(format!("{} bytes where the table's metadata promises {wanted}", bytes.len())));
     }
-    Ok(bytes)
+    Ok((bytes, e_tag))
 }
 
 impl MetadataFetch for &mut Tail<'_> {
@@ -426,7 +445,8 @@ impl MetadataFetch for &mut Tail<'_> {
                 let from = (range.start - self.start) as usize;
                 return Ok(self.bytes.slice(from..from + (range.end - range.start) as usize));
             }
-            read(self.file, range).await
+            let (bytes, e_tag) = read(self.file, range).await?;
+            if e_tag == self.e_tag { Ok(bytes) } else { Err(external(replaced(&self.file.path))) }
         }
         .boxed()
     }

@@ -30,7 +30,7 @@ use roaring::RoaringTreemap;
 use super::deletes;
 use super::evolve::EvolveFactory;
 use super::prune::prune;
-use super::reader::{FileVersion, LakeReaderFactory};
+use super::reader::{LakeReaderFactory, ScannedFile};
 use super::rename::Naming;
 use super::snapshot::{LakeError, LakeFile, LakeSnapshot};
 use crate::caches::Caches;
@@ -173,7 +173,7 @@ impl LakeTable {
             e_tag: None,
             version: None,
         });
-        partitioned = partitioned.with_extension(FileVersion(file.version));
+        partitioned = partitioned.with_extension(ScannedFile { version: file.version, ..ScannedFile::default() });
         partitioned.partition_values = file.constants.iter().map(|(_, value)| value_as_read(value)).collect();
         partitioned.statistics = Some(Arc::new(self.file_statistics(survivor, layout, bounds_of)?));
         if let (Some(deleted), Some(rows)) = (&survivor.deleted, survivor.rows) {

@@ -7,8 +7,6 @@ use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Int64Type, Schema};
 use datafusion::common::ScalarValue;
 use object_store::path::Path as ObjectPath;
-use parquet::arrow::ArrowWriter;
-use parquet::file::properties::WriterProperties;
 
 use super::*;
 use crate::lake::{FIELD_ID_KEY, FileBounds, LakeFile, LakeSnapshot, LakeTable, PathedName, SnapshotId};
@@ -73,10 +71,7 @@ fn file_batch() -> RecordBatch {
 fn table_over(fixture: &Fixture, schema: Schema, naming: PathedName, defaults: HashMap<usize, ScalarValue>) -> OpenTable {
     let path = fixture.path().canonicalize().unwrap().join("f.parquet");
     let properties = WriterProperties::builder().set_max_row_group_row_count(Some(10)).build();
-    let batch = file_batch();
-    let mut writer = ArrowWriter::try_new(std::fs::File::create(&path).unwrap(), batch.schema(), Some(properties)).unwrap();
-    writer.write(&batch).unwrap();
-    writer.close().unwrap();
+    write_parquet(&path, &file_batch(), Some(properties));
     let file = LakeFile {
         store: "file://".into(),
         path: ObjectPath::parse(path.to_str().unwrap()).unwrap(),

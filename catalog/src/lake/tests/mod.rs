@@ -20,7 +20,9 @@ use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::physical_plan::{ExecutionPlan, collect};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use lazaret_auth::TableId;
+use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::file::properties::WriterProperties;
 
 use super::{Lake, LakeError, OpenTable, ScanReport, TableSource};
 use crate::caches::{CacheLimits, Caches};
@@ -137,6 +139,12 @@ fn unpack(archive: &Path, into: &Path) {
 }
 
 /// The rows of all Parquet files at a path.
+fn write_parquet(path: &Path, batch: &RecordBatch, properties: Option<WriterProperties>) {
+    let mut writer = ArrowWriter::try_new(std::fs::File::create(path).unwrap(), batch.schema(), properties).unwrap();
+    writer.write(batch).unwrap();
+    writer.close().unwrap();
+}
+
 fn parquet_rows(path: &Path) -> Vec<RecordBatch> {
     let files: Vec<_> = if path.is_dir() {
         let all = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());

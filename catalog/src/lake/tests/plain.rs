@@ -2,7 +2,6 @@
 
 use arrow::array::{Array, Int32Array, Int64Array, StringArray};
 use arrow::datatypes::{Field, Schema};
-use parquet::arrow::ArrowWriter;
 
 use super::*;
 
@@ -106,25 +105,23 @@ async fn damaged_parquet_gives_an_error() {
 }
 
 /// A file of the columns `a` and, if there is one, `b`.
-fn write_parquet(path: &Path, a: ArrayRef, b: Option<ArrayRef>) {
+fn write_columns(path: &Path, a: ArrayRef, b: Option<ArrayRef>) {
     let required = |name: &str, values: &ArrayRef| Field::new(name, values.data_type().clone(), false);
     let fields: Vec<_> = [("a", Some(&a)), ("b", b.as_ref())].into_iter().filter_map(|(name, it)| Some(required(name, it?))).collect();
     let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), [Some(a), b].into_iter().flatten().collect()).unwrap();
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-    let mut writer = ArrowWriter::try_new(std::fs::File::create(path).unwrap(), batch.schema(), None).unwrap();
-    writer.write(&batch).unwrap();
-    writer.close().unwrap();
+    write_parquet(path, &batch, None);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn parquet_files_with_other_columns_and_types_are_one_table() {
     let fixture = Fixture::new();
-    write_parquet(
+    write_columns(
         &fixture.path().join("t/1.parquet"),
         Arc::new(Int32Array::from(vec![1, 2])),
         Some(Arc::new(Int32Array::from(vec![10, 20]))),
     );
-    write_parquet(&fixture.path().join("t/2.parquet"), Arc::new(Int64Array::from(vec![3_000_000_000, 4])), None);
+    write_columns(&fixture.path().join("t/2.parquet"), Arc::new(Int64Array::from(vec![3_000_000_000, 4])), None);
     let table = fixture.lake.open(&fixture.source(TableFormat::Parquet, "t")).await.unwrap();
     for (sql, value) in [
         ("SELECT count(*) FROM t WHERE b IS NULL", "2"),
@@ -138,8 +135,8 @@ async fn parquet_files_with_other_columns_and_types_are_one_table() {
     }
     assert_eq!(fixture.query(&table, "SELECT * FROM t").await.unwrap().rows(), 4);
 
-    write_parquet(&fixture.path().join("u/1.parquet"), Arc::new(Int32Array::from(vec![1])), None);
-    write_parquet(&fixture.path().join("u/2.parquet"), Arc::new(StringArray::from(vec!["x"])), None);
+    write_columns(&fixture.path().join("u/1.parquet"), Arc::new(Int32Array::from(vec![1])), None);
+    write_columns(&fixture.path().join("u/2.parquet"), Arc::new(StringArray::from(vec!["x"])), None);
     let error = fixture.lake.open(&fixture.source(TableFormat::Parquet, "u")).await.err().unwrap();
     assert!(matches!(error, LakeError::Mismatch { .. }), "{error}");
     assert!(
@@ -180,7 +177,7 @@ async fn a_file_more_in_a_folder_is_the_only_one_that_is_read_anew() {
     let fixture = Fixture::with_staleness(Duration::ZERO);
     let write = |number: i64, value: i64| {
         let path = fixture.path().join(format!("t/{number}.parquet"));
-        write_parquet(&path, Arc::new(Int64Array::from(vec![value])), None);
+        write_columns(&path, Arc::new(Int64Array::from(vec![value])), None);
     };
     let source = fixture.source(TableFormat::Parquet, "t");
     let sum = async || {
