@@ -20,6 +20,7 @@ use crate::lake::iceberg::{DeleteFileKey, IcebergTable, KeySet, KeySetKey, Manif
 use crate::lake::plain::PlainTable;
 use crate::lake::table::TableKey;
 use crate::lake::{DeleteFile, LakeError};
+use crate::stores::Identity;
 
 /// For how long a table's current version is taken on trust before the log is listed again. One second is below what
 /// a dashboard notices and takes the listing out of the way of a burst of queries.
@@ -80,7 +81,7 @@ pub struct Caches {
     pub(crate) equality_keys: Cached<KeySetKey, Arc<KeySet>>,
     /// Which rows of a data file are gone.
     pub(crate) deletes: Cached<DeleteFile, Arc<RoaringTreemap>>,
-    /// Bytes of data files on remote stores, hot column chunks of them as they are when decompressed, and bloom filters.
+    /// Bytes of data files on remote stores, hot column chunks as they are when decompressed, and bloom filters.
     pub(crate) ranges: Cached<RangeKey, Bytes>,
 }
 
@@ -108,8 +109,8 @@ pub(crate) struct RangeKey {
     pub path: Path,
     pub size_bytes: u64,
     pub version: u64,
-    /// Of the object that they were read from, where its store gives one: another may have come under the name.
-    pub e_tag: Option<Arc<str>>,
+    /// Of the object that they were read from, where it can be told: another may have come under the name.
+    pub identity: Option<Identity>,
     pub start: u64,
     pub end: u64,
     /// What these bytes are after decompression.

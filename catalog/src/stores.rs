@@ -4,6 +4,7 @@
 //! files refuses every path outside the allowed folders and the warehouse, whoever asks.
 
 mod counting;
+mod identity;
 mod location;
 mod resident;
 
@@ -21,8 +22,9 @@ use object_store::{ObjectStore, RetryConfig};
 use parking_lot::Mutex;
 use url::Url;
 
-pub(crate) use counting::{CountingStore, FooterRead, RequestCounters};
+pub(crate) use counting::{CountingStore, RequestCounters, replaced};
 pub use counting::{RequestCounts, RequestKind};
+pub(crate) use identity::Identity;
 pub use location::{Location, LocationError};
 
 /// For how long one request to a store is tried again: long enough for a leader election behind the store, short
@@ -58,7 +60,7 @@ pub struct Stores {
     allowed: Vec<PathBuf>,
     warehouse: PathBuf,
     /// By the store part of a location, such as `s3://lake`.
-    open: Mutex<HashMap<Arc<str>, Arc<dyn ObjectStore>>>,
+    open: Mutex<HashMap<Arc<str>, Arc<CountingStore>>>,
     requests: Arc<RequestCounters>,
 }
 
@@ -159,6 +161,10 @@ impl Stores {
 
     /// The store of a location or of a data file, such as `s3://lake` or `file://`.
     pub fn store(&self, store: &str) -> Result<Arc<dyn ObjectStore>, LocationError> {
+        self.counting(store).map(|store| store as Arc<dyn ObjectStore>)
+    }
+
+    pub(crate) fn counting(&self, store: &str) -> Result<Arc<CountingStore>, LocationError> {
         let store = store.trim_end_matches('/');
         let store = if store == "file:" { "file://" } else { store };
         let mut open = self.open.lock();
@@ -194,7 +200,7 @@ impl Stores {
         }
     }
 
-    fn make(&self, store: &str) -> Result<Arc<dyn ObjectStore>, LocationError> {
+    fn make(&self, store: &str) -> Result<Arc<CountingStore>, LocationError> {
         let (scheme, bucket) = store.split_once("://").unwrap_or((store, ""));
         let inner: Arc<dyn ObjectStore> = if scheme == "file" {
             let roots = self.allowed.iter().chain([&self.warehouse]);

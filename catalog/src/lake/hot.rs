@@ -1,4 +1,4 @@
-//! Hot column chunks of remote files, decompressed. The pages of a chunk that is read again and again are kept in the data
+//! Hot column chunks, decompressed. The pages of a chunk that is read again and again are kept in the data
 //! cache as they are after decompression, and the footer that readers get says that the chunk is not compressed and lies
 //! beyond the file's end, at an address of its own. So the Parquet reader decodes it as any other, and only the reader of
 //! the file's bytes knows where they come from.
@@ -20,6 +20,7 @@ use parquet::file::serialized_reader::SerializedPageReader;
 use parquet::file::writer::{SerializedPageWriter, TrackedWrite};
 
 use crate::caches::Room;
+use crate::stores::Identity;
 
 /// Where the first chunk's address is; no file is as long.
 const BEYOND: u64 = 1 << 62;
@@ -54,8 +55,8 @@ pub(crate) struct Footer {
     /// Of the heat that `current` shows.
     generation: u64,
     size_bytes: u64,
-    /// Of the object that it was read from, where its store gives one.
-    pub e_tag: Option<Arc<str>>,
+    /// Of the object that it was read from, where it can be told.
+    pub identity: Option<Identity>,
     heat: Arc<Heat>,
 }
 
@@ -148,9 +149,9 @@ impl Drop for Turn<'_> {
 }
 
 impl Footer {
-    pub(crate) fn new(metadata: ParquetMetaData, size_bytes: u64, e_tag: Option<Arc<str>>) -> Self {
+    pub(crate) fn new(metadata: ParquetMetaData, size_bytes: u64, identity: Option<Identity>) -> Self {
         let metadata = Arc::new(metadata);
-        Self { current: Arc::clone(&metadata), metadata, generation: 0, size_bytes, e_tag, heat: Arc::default() }
+        Self { current: Arc::clone(&metadata), metadata, generation: 0, size_bytes, identity, heat: Arc::default() }
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {
@@ -182,7 +183,7 @@ impl Footer {
             current,
             generation,
             size_bytes: self.size_bytes,
-            e_tag: self.e_tag.clone(),
+            identity: self.identity.clone(),
             heat: Arc::clone(&self.heat),
         };
         Some(current.map(renewed))

@@ -285,7 +285,7 @@ async fn parquet_table(
 ) -> Result<(LakeTable, Vec<SeenFile>), LakeError> {
     let reader = LakeReaderFactory {
         store_name: Arc::clone(location.store()),
-        store: lake.stores.store(location.store())?,
+        store: lake.stores.counting(location.store())?,
         caches: Arc::clone(&lake.caches),
         naming: Arc::new(Naming::logical(&Fields::empty())),
     };

@@ -15,7 +15,6 @@ use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use object_store::path::Path;
-use object_store::{Extensions, GetOptions, GetRange, OBJECT_STORE_COALESCE_DEFAULT, ObjectStore, coalesce_ranges};
 use parquet::arrow::arrow_reader::ArrowReaderOptions;
 use parquet::arrow::async_reader::{AsyncFileReader, MetadataFetch};
 use parquet::arrow::parquet_to_arrow_schema;
@@ -33,7 +32,7 @@ use super::hot::{Chunk, Footer};
 use super::plain::canonical;
 use super::rename::Naming;
 use crate::caches::{Caches, FooterKey, RangeKey};
-use crate::stores::FooterRead;
+use crate::stores::{CountingStore, Identity, replaced};
 
 /// Read from a file's end at first: holds the footer and page index of most files, so that one request is enough.
 const FOOTER_GUESS_BYTES: u64 = 256 << 10;
@@ -41,7 +40,7 @@ const FOOTER_GUESS_BYTES: u64 = 256 << 10;
 /// One per table version and store.
 pub(crate) struct LakeReaderFactory {
     pub store_name: Arc<str>,
-    pub store: Arc<dyn ObjectStore>,
+    pub store: Arc<CountingStore>,
     pub caches: Arc<Caches>,
     pub naming: Arc<Naming>,
 }
@@ -96,7 +95,7 @@ pub(crate) struct ScannedFile {
 /// One data file.
 pub(crate) struct LakeFileReader {
     store_name: Arc<str>,
-    store: Arc<dyn ObjectStore>,
+    store: Arc<CountingStore>,
     caches: Arc<Caches>,
     naming: Arc<Naming>,
     path: Path,
@@ -110,15 +109,31 @@ pub(crate) struct LakeFileReader {
 impl LakeFileReader {
     /// The footer with the table's names, from the cache or the store.
     pub(crate) async fn footer(&self) -> Result<Arc<Footer>> {
+        let footer = self.kept_footer().await?;
+        match &footer.identity {
+            Some(identity) if !self.store.is_still(&self.path, identity).await => {
+                self.forget_footer().await;
+                self.kept_footer().await
+            }
+            _ => Ok(footer),
+        }
+    }
+
+    async fn kept_footer(&self) -> Result<Arc<Footer>> {
         let load = async {
             let (tail, encoded) = self.fetch_footer().await?;
-            let e_tag = tail.e_tag.clone();
-            renamed(tail, &encoded, &self.naming).await.map(|footer| Arc::new(Footer::new(footer, self.size_bytes, e_tag)))
+            let identity = tail.identity.clone();
+            renamed(tail, &encoded, &self.naming).await.map(|footer| Arc::new(Footer::new(footer, self.size_bytes, identity)))
         };
         self.caches.footers.get_with(self.footer_key(&self.naming), load).await.map_err(|error: Arc<ParquetError>| {
             // Kept whole, so that whoever handles it can tell a damaged file from an unreachable store.
             ParquetError::External(Box::new(FooterError { file: format!("{}/{}", self.store_name, self.path), source: error }))
         })
+    }
+
+    /// Another object has the name now.
+    async fn forget_footer(&self) {
+        self.caches.footers.remove(&self.footer_key(&self.naming)).await;
     }
 
     fn footer_key(&self, naming: &Naming) -> FooterKey {
@@ -143,9 +158,9 @@ impl LakeFileReader {
         let schema = Schema::new(canonical(coerced.unwrap_or(schema).fields()));
         let naming = Naming::logical(schema.fields());
         // What else may be wrong with the file, whoever reads it will be told.
-        let e_tag = tail.e_tag.clone();
+        let identity = tail.identity.clone();
         if let Ok(footer) = renamed(tail, &encoded, &naming).await {
-            self.caches.footers.insert(self.footer_key(&naming), Arc::new(Footer::new(footer, self.size_bytes, e_tag))).await;
+            self.caches.footers.insert(self.footer_key(&naming), Arc::new(Footer::new(footer, self.size_bytes, identity))).await;
         }
         Ok((schema, rows))
     }
@@ -204,7 +219,7 @@ impl LakeFileReader {
             path: self.path.clone(),
             size_bytes: self.size_bytes,
             version: self.version,
-            e_tag: footer.e_tag.clone(),
+            identity: footer.identity.clone(),
             start: range.start,
             end: range.end,
             decompressed,
@@ -214,25 +229,16 @@ impl LakeFileReader {
     /// From the store: of the object whose footer was read, and of no other that has its name by now.
     async fn load(&self, footer: &Footer, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
         self.count_bytes(ranges);
-        let Some(e_tag) = footer.e_tag.as_deref().filter(|_| self.is_remote()) else {
-            return self.store.get_ranges(&self.path, ranges).await.map_err(external);
-        };
-        let fetch = |range| async {
-            let options = GetOptions { range: Some(GetRange::Bounded(range)), if_match: Some(e_tag.to_owned()), ..GetOptions::default() };
-            let found = self.store.get_opts(&self.path, options).await?;
-            // Not every store heeds the condition.
-            if found.meta.e_tag.as_deref() != Some(e_tag) {
-                return Err(replaced(&self.path));
-            }
-            found.bytes().await
-        };
-        match coalesce_ranges(ranges, fetch, OBJECT_STORE_COALESCE_DEFAULT).await {
-            Err(error @ object_store::Error::Precondition { .. }) => {
-                self.caches.footers.remove(&self.footer_key(&self.naming)).await;
-                Err(external(error))
-            }
-            fetched => fetched.map_err(external),
+        let loaded = self.store.get_ranges_of(&self.path, ranges, footer.identity.as_ref()).await;
+        if let Err(object_store::Error::Precondition { .. }) = &loaded {
+            self.forget_footer().await;
         }
+        loaded.map_err(external)
+    }
+
+    /// As they stand in the file: local ones from there, for the operating system has them in memory.
+    async fn stored_ranges(&self, footer: &Footer, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        if self.is_remote() { self.cached_ranges(footer, ranges).await } else { self.load(footer, ranges).await }
     }
 
     async fn cached_ranges(&self, footer: &Footer, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
@@ -278,7 +284,7 @@ impl LakeFileReader {
         let range = footer.stored(chunk)?;
         let load = async {
             footer.lost(chunk);
-            let stored = self.cached_ranges(footer, std::slice::from_ref(&range)).await?.pop();
+            let stored = self.stored_ranges(footer, std::slice::from_ref(&range)).await?.pop();
             let stored = stored.ok_or_else(|| ParquetError::EOF("no bytes".to_owned()))?;
             footer.decompress(chunk, stored).map(|(bytes, _)| bytes)
         };
@@ -286,13 +292,24 @@ impl LakeFileReader {
         loaded.map_err(|error| ParquetError::External(Box::new(SharedError(error))))
     }
 
-    /// Counts what was read, and decompresses what is read often, of what is at hand: nothing is asked of a store for the sake
-    /// of the next query.
-    async fn note(&self, footer: &Footer, ranges: &[Range<u64>], read: &[Bytes]) {
-        let Some(turn) = footer.read(ranges, self.caches.ranges.room()) else { return };
-        let Ok(range) = footer.stored(turn.chunk) else { return turn.give_up() };
-        let Some((_, whole)) = ranges.iter().zip(read).find(|(it, _)| **it == range) else { return };
-        match footer.decompress(turn.chunk, whole.clone()) {
+    /// Counts what was read, and decompresses what is read often. Of remote files only what is at hand: nothing is asked of a
+    /// store for the sake of the next query. Of local ones only what is known as this file's whatever comes under its name, or
+    /// columns of two files would meet in one row.
+    async fn note(&self, footer: &Footer, ranges: &[Range<u64>], read: &[Bytes]) -> Result<()> {
+        let is_kept = footer.identity.as_ref().map_or(self.is_remote(), Identity::is_settled);
+        let turn = if is_kept { footer.read(ranges, self.caches.ranges.room()) } else { None };
+        let Some(turn) = turn else { return Ok(()) };
+        let Ok(range) = footer.stored(turn.chunk) else {
+            turn.give_up();
+            return Ok(());
+        };
+        let whole = match ranges.iter().zip(read).find(|(it, _)| **it == range) {
+            Some((_, bytes)) => Some(bytes.clone()),
+            None if self.is_remote() => None,
+            None => self.load(footer, std::slice::from_ref(&range)).await?.pop(),
+        };
+        let Some(whole) = whole else { return Ok(()) };
+        match footer.decompress(turn.chunk, whole) {
             Ok((bytes, layout)) => {
                 self.caches.ranges.insert(self.range_key(footer, &range, true), bytes).await;
                 turn.heat(layout);
@@ -300,6 +317,7 @@ impl LakeFileReader {
             // Whoever reads it will be told what is wrong.
             Err(_) => turn.give_up(),
         }
+        Ok(())
     }
 }
 
@@ -316,11 +334,6 @@ impl AsyncFileReader for LakeFileReader {
     fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, Result<Vec<Bytes>>> {
         async move {
             let footer = self.pinned().await?;
-            // Nothing of a local file is kept here: the operating system has it in memory, and by the time that the rest is
-            // read, another file may have its name.
-            if !self.is_remote() {
-                return self.load(footer, &ranges).await;
-            }
             let (mut stored, mut hot) = (Vec::with_capacity(ranges.len()), Vec::new());
             for range in &ranges {
                 match Chunk::at(range) {
@@ -328,8 +341,11 @@ impl AsyncFileReader for LakeFileReader {
                     None => stored.push(range.clone()),
                 }
             }
-            let read = self.cached_ranges(footer, &stored).await?;
-            self.note(footer, &stored, &read).await;
+            let mut read = Vec::new();
+            if !stored.is_empty() {
+                read = self.stored_ranges(footer, &stored).await?;
+                self.note(footer, &stored, &read).await?;
+            }
             if hot.is_empty() {
                 return Ok(read);
             }
@@ -383,10 +399,6 @@ impl std::error::Error for SharedError {
     }
 }
 
-fn replaced(path: &Path) -> object_store::Error {
-    object_store::Error::Precondition { path: path.to_string(), source: "another object has this name now".into() }
-}
-
 fn external(error: object_store::Error) -> ParquetError {
     ParquetError::External(Box::new(error))
 }
@@ -411,28 +423,23 @@ struct Tail<'a> {
     start: u64,
     bytes: Bytes,
     /// Of the object that they were read from.
-    e_tag: Option<Arc<str>>,
+    identity: Option<Identity>,
 }
 
 impl<'a> Tail<'a> {
     async fn fetch(file: &'a LakeFileReader, start: u64) -> Result<Self> {
-        let (bytes, e_tag) = read(file, start..file.size_bytes).await?;
-        Ok(Self { file, start, bytes, e_tag })
+        let (bytes, identity) = read(file, start..file.size_bytes).await?;
+        Ok(Self { file, start, bytes, identity })
     }
 }
 
-async fn read(file: &LakeFileReader, range: Range<u64>) -> Result<(Bytes, Option<Arc<str>>)> {
-    let mut extensions = Extensions::new();
-    extensions.insert(FooterRead);
+async fn read(file: &LakeFileReader, range: Range<u64>) -> Result<(Bytes, Option<Identity>)> {
     let wanted = range.end - range.start;
-    let options = GetOptions { range: Some(GetRange::Bounded(range)), extensions, ..GetOptions::default() };
-    let result = file.store.get_opts(&file.path, options).await.map_err(external)?;
-    let e_tag = result.meta.e_tag.as_deref().map(Arc::from);
-    let bytes = result.bytes().await.map_err(external)?;
+    let (bytes, identity) = file.store.get_footer(&file.path, range).await.map_err(external)?;
     if bytes.len() as u64 != wanted {
         return Err(ParquetError::EOF(format!("{} bytes where the table's metadata promises {wanted}", bytes.len())));
     }
-    Ok((bytes, e_tag))
+    Ok((bytes, identity))
 }
 
 impl MetadataFetch for &mut Tail<'_> {
@@ -445,8 +452,8 @@ impl MetadataFetch for &mut Tail<'_> {
                 let from = (range.start - self.start) as usize;
                 return Ok(self.bytes.slice(from..from + (range.end - range.start) as usize));
             }
-            let (bytes, e_tag) = read(self.file, range).await?;
-            if e_tag == self.e_tag { Ok(bytes) } else { Err(external(replaced(&self.file.path))) }
+            let (bytes, identity) = read(self.file, range).await?;
+            if identity == self.identity { Ok(bytes) } else { Err(external(replaced(&self.file.path))) }
         }
         .boxed()
     }

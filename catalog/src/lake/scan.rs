@@ -104,7 +104,7 @@ impl LakeTable {
     fn reader(&self, store: &Arc<str>) -> Result<LakeReaderFactory, LakeError> {
         Ok(LakeReaderFactory {
             store_name: Arc::clone(store),
-            store: self.stores.store(store)?,
+            store: self.stores.counting(store)?,
             caches: Arc::clone(&self.caches),
             naming: Arc::clone(&self.naming),
         })

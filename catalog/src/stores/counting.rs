@@ -1,6 +1,9 @@
-//! Around every store: requests counted by kind, and for local files no path outside the allowed folders.
+//! Around every store: requests counted by kind, for local files no path outside the allowed folders, and reads of one object
+//! alone, whatever has its name by now.
 
 use std::fmt;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,11 +14,12 @@ use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions, PutPayload,
-    PutResult, RenameOptions, Result,
+    CopyOptions, GetOptions, GetRange, GetResult, GetResultPayload, ListResult, MultipartUpload, OBJECT_STORE_COALESCE_DEFAULT, ObjectMeta,
+    ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result, coalesce_ranges,
 };
 
-use super::resident::{Root, on_disk};
+use super::identity::Identity;
+use super::resident::{Root, is_of, on_disk};
 
 /// What a request was for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -56,10 +60,6 @@ impl RequestCounts {
         }
     }
 }
-
-/// Marks a read of a Parquet footer: put into `GetOptions::extensions`.
-#[derive(Clone, Copy)]
-pub(crate) struct FooterRead;
 
 #[derive(Default)]
 pub(crate) struct RequestCounters([AtomicU64; 6]);
@@ -128,17 +128,92 @@ impl CountingStore {
         }
     }
 
-    fn count_read(&self, path: &Path, footer: bool) {
+    fn count_read(&self, path: &Path) {
         let part = |name: &str| path.parts().any(|part| part.as_ref() == name);
-        self.counters.add(if footer {
-            RequestKind::Footer
-        } else if part("_delta_log") {
+        self.counters.add(if part("_delta_log") {
             RequestKind::Log
         } else if part("metadata") {
             RequestKind::Manifest
         } else {
             RequestKind::Data
         });
+    }
+
+    /// A part of a Parquet file's end, and which object it is.
+    pub(crate) async fn get_footer(&self, path: &Path, range: Range<u64>) -> Result<(Bytes, Option<Identity>)> {
+        self.check_real(path).await?;
+        self.counters.add(RequestKind::Footer);
+        let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
+        let found = self.inner.get_opts(path, options).await?;
+        if self.roots.is_none() {
+            let e_tag = found.meta.e_tag.as_deref().map(|e_tag| Identity::ETag(e_tag.into()));
+            return Ok((found.bytes().await?, e_tag));
+        }
+        // Before the bytes: what is written meanwhile is another file to whoever reads on.
+        let identity = match &found.payload {
+            GetResultPayload::File(file, _) if self.is_near(path) => file.metadata().ok().as_ref().and_then(Identity::of_file),
+            _ => None,
+        };
+        Ok((found.bytes().await?, identity))
+    }
+
+    /// Whether a file still has its name, where that can be told without a request to a remote store.
+    pub(crate) async fn is_still(&self, path: &Path, identity: &Identity) -> bool {
+        let Identity::File { .. } = identity else { return true };
+        let Some(root) = self.root_of(path) else { return false };
+        match root.identity(path) {
+            Some(found) => found == *identity,
+            None => self.open_file(path).await.is_ok_and(|file| is_of(&file, Some(identity)).unwrap_or(false)),
+        }
+    }
+
+    /// Ranges of the object with this identity, and of no other that has its name by now.
+    pub(crate) async fn get_ranges_of(&self, path: &Path, ranges: &[Range<u64>], identity: Option<&Identity>) -> Result<Vec<Bytes>> {
+        match identity {
+            None => self.get_ranges(path, ranges).await,
+            Some(Identity::ETag(e_tag)) => {
+                let fetch = |range| self.get_if_match(path, range, e_tag);
+                coalesce_ranges(ranges, fetch, OBJECT_STORE_COALESCE_DEFAULT).await
+            }
+            Some(Identity::File { .. }) => {
+                if let Some(bytes) = self.root_of(path).and_then(|root| root.read(path, ranges, identity)) {
+                    self.count_read(path);
+                    return Ok(bytes);
+                }
+                let (file, ranges, identity) = (self.open_file(path).await?, ranges.to_vec(), identity.cloned());
+                self.count_read(path);
+                let read = move || Ok::<_, std::io::Error>((read_ranges(&file, &ranges)?, is_of(&file, identity.as_ref())?));
+                match tokio::task::spawn_blocking(read).await? {
+                    Ok((bytes, true)) => Ok(bytes),
+                    Ok((_, false)) => Err(replaced(path)),
+                    Err(source) => Err(object_store::Error::Generic { store: "local file", source: source.into() }),
+                }
+            }
+        }
+    }
+
+    async fn get_if_match(&self, path: &Path, range: Range<u64>, e_tag: &str) -> Result<Bytes> {
+        let options = GetOptions { range: Some(GetRange::Bounded(range)), if_match: Some(e_tag.to_owned()), ..GetOptions::default() };
+        let found = self.get_opts(path, options).await?;
+        // Not every store heeds the condition.
+        if found.meta.e_tag.as_deref() != Some(e_tag) {
+            return Err(replaced(path));
+        }
+        found.bytes().await
+    }
+
+    fn is_near(&self, path: &Path) -> bool {
+        self.root_of(path).is_some_and(Root::is_near)
+    }
+
+    async fn open_file(&self, path: &Path) -> Result<File> {
+        self.check_real(path).await?;
+        match self.inner.get_opts(path, GetOptions::default()).await?.payload {
+            GetResultPayload::File(file, _) => Ok(file),
+            GetResultPayload::Stream(_) => {
+                Err(object_store::Error::NotImplemented { operation: "an open file".to_owned(), implementer: self.inner.to_string() })
+            }
+        }
     }
 
     fn list_checked(
@@ -152,6 +227,23 @@ impl CountingStore {
             Err(error) => stream::once(async { Err(error) }).boxed(),
         }
     }
+}
+
+/// Of the object that was asked for, by another one.
+pub(crate) fn replaced(path: &Path) -> object_store::Error {
+    object_store::Error::Precondition { path: path.to_string(), source: "another object has this name now".into() }
+}
+
+fn read_ranges(mut file: &File, ranges: &[Range<u64>]) -> std::io::Result<Vec<Bytes>> {
+    let size_bytes = file.metadata()?.len();
+    let read = |range: &Range<u64>| {
+        let wanted = range.end.checked_sub(range.start).filter(|_| range.end <= size_bytes).and_then(|bytes| usize::try_from(bytes).ok());
+        let mut bytes = vec![0; wanted.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::UnexpectedEof))?];
+        file.seek(SeekFrom::Start(range.start))?;
+        file.read_exact(&mut bytes)?;
+        Ok(bytes.into())
+    };
+    ranges.iter().map(read).collect()
 }
 
 impl fmt::Debug for CountingStore {
@@ -183,17 +275,17 @@ impl ObjectStore for CountingStore {
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         self.check_real(location).await?;
-        self.count_read(location, options.extensions.get::<FooterRead>().is_some());
+        self.count_read(location);
         self.inner.get_opts(location, options).await
     }
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        if let Some(bytes) = self.root_of(location).and_then(|root| root.read(location, ranges)) {
-            self.count_read(location, false);
+        if let Some(bytes) = self.root_of(location).and_then(|root| root.read(location, ranges, None)) {
+            self.count_read(location);
             return Ok(bytes);
         }
         self.check_real(location).await?;
-        self.count_read(location, false);
+        self.count_read(location);
         self.inner.get_ranges(location, ranges).await
     }
 

@@ -2,12 +2,15 @@
 //! spares two changes of threads for each read. Whatever else there is to a read (a disk or another machine to wait for, a
 //! symbolic link, an error to tell) is left to a thread that may block.
 
+use std::fs::{File, Metadata};
 use std::ops::Range;
 use std::path::Path as FsPath;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use object_store::path::Path;
+
+use super::identity::Identity;
 
 /// Of one read. More is copied by a thread that may block, so that others can be served meanwhile.
 const MOST_BYTES: u64 = 8 << 20;
@@ -34,17 +37,45 @@ impl Root {
         let _ = self.is_near.get_or_init(|| is_near(&on_disk(&self.path)));
     }
 
+    /// Whether the files' identities can be relied on: elsewhere, numbers and times may be another machine's, or made up.
+    pub(super) fn is_near(&self) -> bool {
+        self.is_near.get() == Some(&true)
+    }
+
     /// The bytes of a file below the folder, or `None` where they are not there without waiting, or not without following a
-    /// symbolic link.
-    pub(super) fn read(&self, path: &Path, ranges: &[Range<u64>]) -> Option<Vec<Bytes>> {
+    /// symbolic link, or where it is not this file.
+    pub(super) fn read(&self, path: &Path, ranges: &[Range<u64>], of: Option<&Identity>) -> Option<Vec<Bytes>> {
         let bytes = ranges.iter().map(|range| range.end.saturating_sub(range.start)).fold(0, u64::saturating_add);
-        // The store takes names with a `#` for uploads that have not ended.
-        let is_upload = path.filename().is_none_or(|name| name.contains('#'));
-        if is_upload || bytes > MOST_BYTES || self.is_near.get() != Some(&true) {
+        if bytes > MOST_BYTES {
             return None;
         }
-        read(&on_disk(&self.path), path.as_ref().strip_prefix(self.path.as_ref())?.trim_start_matches('/').as_ref(), ranges)
+        let file = self.open(path)?;
+        // A footer may name any range, and memory is taken for it before it is read.
+        let size_bytes = file.metadata().ok().filter(Metadata::is_file)?.len();
+        let read = |range: &Range<u64>| if range.end <= size_bytes { read_range(&file, range) } else { None };
+        let bytes = ranges.iter().map(read).collect::<Option<_>>()?;
+        is_of(&file, of).ok()?.then_some(bytes)
     }
+
+    /// Which file it is that has this name, where that can be told without waiting.
+    pub(super) fn identity(&self, path: &Path) -> Option<Identity> {
+        Identity::of_file(&self.open(path)?.metadata().ok().filter(Metadata::is_file)?)
+    }
+
+    fn open(&self, path: &Path) -> Option<File> {
+        // The store takes names with a `#` for uploads that have not ended.
+        let is_upload = path.filename().is_none_or(|name| name.contains('#'));
+        if is_upload || !self.is_near() {
+            return None;
+        }
+        open(&on_disk(&self.path), path.as_ref().strip_prefix(self.path.as_ref())?.trim_start_matches('/').as_ref())
+    }
+}
+
+/// Whether the file that was read is this one: to be asked after the last read, for whoever writes to it changes its times
+/// first.
+pub(super) fn is_of(file: &File, identity: Option<&Identity>) -> std::io::Result<bool> {
+    Ok(identity.is_none() || Identity::of_file(&file.metadata()?).as_ref() == identity)
 }
 
 pub(super) fn on_disk(path: &Path) -> std::path::PathBuf {
@@ -59,22 +90,18 @@ fn is_near(folder: &FsPath) -> bool {
 }
 
 #[cfg(target_os = "linux")]
-fn read(root: &FsPath, below: &FsPath, ranges: &[Range<u64>]) -> Option<Vec<Bytes>> {
+fn open(root: &FsPath, below: &FsPath) -> Option<File> {
     use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 
     let known = ResolveFlags::NO_SYMLINKS | ResolveFlags::CACHED;
     let root = openat2(CWD, root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), known).ok()?;
     // Without NONBLOCK, a pipe in a file's place would wait for its writer.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let file = openat2(root, below, flags, Mode::empty(), known | ResolveFlags::BENEATH | ResolveFlags::NO_XDEV).ok()?;
-    let file = std::fs::File::from(file);
-    // A footer may name any range, and memory is taken for it before it is read.
-    let size_bytes = file.metadata().ok().filter(std::fs::Metadata::is_file)?.len();
-    ranges.iter().map(|range| if range.end <= size_bytes { read_range(&file, range) } else { None }).collect()
+    openat2(root, below, flags, Mode::empty(), known | ResolveFlags::BENEATH | ResolveFlags::NO_XDEV).ok().map(File::from)
 }
 
 #[cfg(target_os = "linux")]
-fn read_range(file: &std::fs::File, range: &Range<u64>) -> Option<Bytes> {
+fn read_range(file: &File, range: &Range<u64>) -> Option<Bytes> {
     use std::io::IoSliceMut;
 
     use rustix::io::{ReadWriteFlags, preadv2};
@@ -96,7 +123,12 @@ fn is_near(_folder: &FsPath) -> bool {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn read(_root: &FsPath, _below: &FsPath, _ranges: &[Range<u64>]) -> Option<Vec<Bytes>> {
+fn open(_root: &FsPath, _below: &FsPath) -> Option<File> {
+    None
+}
+
+#[cfg(not(target_os = "linux"))]
+fn read_range(_file: &File, _range: &Range<u64>) -> Option<Bytes> {
     None
 }
 
@@ -113,7 +145,7 @@ mod tests {
     }
 
     fn read(root: &Root, path: &FsPath, ranges: &[Range<u64>]) -> Option<Vec<Bytes>> {
-        root.read(&Path::from_absolute_path(path).unwrap(), ranges)
+        root.read(&Path::from_absolute_path(path).unwrap(), ranges, None)
     }
 
     #[test]
@@ -129,6 +161,34 @@ mod tests {
         }
         let unknown = Root::new(root.path.clone());
         assert!(read(&unknown, &file, &[0..1]).is_none(), "nobody has looked where it lies");
+    }
+
+    #[test]
+    fn a_file_is_known_by_what_nobody_can_set() {
+        let folder = tempfile::tempdir().unwrap();
+        let (folder, root) = root(&folder);
+        let (file, path) = (folder.join("a"), Path::from_absolute_path(folder.join("a")).unwrap());
+        std::fs::write(&file, b"0123456789").unwrap();
+        let Some(first) = root.identity(&path) else { return println!("skipped: this system has no reads without waiting here") };
+        let written = std::fs::metadata(&file).unwrap().modified().unwrap();
+        assert_eq!(root.identity(&path).as_ref(), Some(&first));
+        assert!(root.read(&path, &[2..5], Some(&first)).is_some());
+
+        // Until the file system's clock has gone on.
+        while root.identity(&path).as_ref() == Some(&first) {
+            std::fs::write(&file, b"abcdefghij").unwrap();
+        }
+        std::fs::File::options().write(true).open(&file).unwrap().set_modified(written).unwrap();
+        let second = root.identity(&path).unwrap();
+        assert!(second != first && root.read(&path, &[2..5], Some(&first)).is_none());
+        assert_eq!(root.read(&path, &[2..5], Some(&second)).unwrap(), [&b"cde"[..]]);
+
+        // Beside it, and then in its place.
+        std::fs::write(folder.join("b"), b"klmnopqrst").unwrap();
+        std::fs::rename(folder.join("b"), &file).unwrap();
+        assert!(root.read(&path, &[2..5], Some(&second)).is_none());
+        std::fs::remove_file(&file).unwrap();
+        assert!(root.identity(&path).is_none());
     }
 
     #[test]
