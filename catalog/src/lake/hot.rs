@@ -10,14 +10,18 @@ use std::sync::{Arc, OnceLock};
 use bytes::buf::Reader;
 use bytes::{Buf, Bytes};
 use parking_lot::Mutex;
-use parquet::basic::{Compression, PageType};
+use parquet::basic::{ColumnOrder, Compression, PageType, Repetition, Type as PhysicalType};
 use parquet::column::page::{CompressedPage, PageReader, PageWriter};
 use parquet::errors::{ParquetError, Result};
-use parquet::file::metadata::{ColumnChunkMetaData, OffsetIndexBuilder, ParquetMetaData, RowGroupMetaData};
+use parquet::file::metadata::{
+    ColumnChunkMetaData, FileMetaData, OffsetIndexBuilder, ParquetMetaData, ParquetMetaDataBuilder, RowGroupMetaData, SortingColumn,
+};
+use parquet::file::page_index::column_index::ColumnIndexMetaData;
 use parquet::file::page_index::offset_index::{OffsetIndexMetaData, PageLocation};
 use parquet::file::reader::{ChunkReader, Length};
 use parquet::file::serialized_reader::SerializedPageReader;
 use parquet::file::writer::{SerializedPageWriter, TrackedWrite};
+use parquet::schema::types::{ColumnDescPtr, SchemaDescPtr, SchemaDescriptor, Type};
 
 use crate::caches::Room;
 use crate::stores::Identity;
@@ -160,7 +164,7 @@ impl Footer {
     }
 
     /// The footer that shows what is hot now, if this one does not, and enough has come together.
-    pub(crate) fn renewed(&self) -> Option<Result<Self>> {
+    pub(crate) fn renewed(&self) -> Option<Self> {
         let (hot, generation) = {
             let mut chunks = self.heat.chunks.lock();
             if chunks.generation == self.generation {
@@ -177,16 +181,16 @@ impl Footer {
             });
             (hot.collect::<Vec<_>>(), chunks.generation)
         };
-        let current = if hot.is_empty() { Ok(Arc::clone(&self.metadata)) } else { self.with(&hot).map(Arc::new) };
-        let renewed = |current| Self {
+        let shown = if hot.is_empty() { None } else { self.with(&hot).ok() };
+        Some(Self {
             metadata: Arc::clone(&self.metadata),
-            current,
+            // What cannot be shown is read from the file.
+            current: shown.map_or_else(|| Arc::clone(&self.metadata), Arc::new),
             generation,
             size_bytes: self.size_bytes,
             identity: self.identity.clone(),
             heat: Arc::clone(&self.heat),
-        };
-        Some(current.map(renewed))
+        })
     }
 
     /// Counts these ranges of the file as read, and tells which chunk should be decompressed now: one at most, or a query
@@ -294,11 +298,9 @@ impl Footer {
         eligible
     }
 
-    /// Where the chunk lies in the file, if it is one that can be decompressed. None of the first column is: DataFusion tells
-    /// by where they lie which row groups are in a part of a file.
+    /// Where the chunk lies in the file, if it is one that can be decompressed.
     fn eligible(&self, chunk: Chunk) -> Option<Range<u64>> {
-        let is_first = (chunk.0 as usize).is_multiple_of(self.columns()?);
-        let (row_group, column) = self.row_group(chunk).zip(self.column(chunk)).filter(|_| !is_first)?;
+        let (row_group, column) = self.row_group(chunk).zip(self.column(chunk))?;
         decompressed_bytes(column)?;
         let pages = self.pages(chunk)?.page_locations();
         let rows = pages.iter().map(|page| page.first_row_index).chain([row_group.num_rows()]);
@@ -309,26 +311,79 @@ impl Footer {
     }
 
     fn with(&self, hot: &[(Chunk, Arc<Layout>)]) -> Result<ParquetMetaData> {
-        let columns = self.columns().unwrap_or(1);
-        let mut parts = self.metadata.as_ref().clone().into_builder();
-        let (mut row_groups, mut index) = (parts.take_row_groups(), parts.take_offset_index().unwrap_or_default());
-        let mut by_row_group: HashMap<usize, Vec<(usize, &Layout, u64)>> = HashMap::new();
-        for (chunk, layout) in hot {
-            let at = chunk.0 as usize;
-            by_row_group.entry(at / columns).or_default().push((at % columns, layout, chunk.address()));
-        }
-        for (at, chunks) in by_row_group {
-            let (Some(row_group), Some(index)) = (row_groups.get_mut(at), index.get_mut(at)) else { continue };
-            let mut all = row_group.columns().to_vec();
-            for (column, layout, address) in chunks {
-                let (Some(chunk), Some(pages)) = (all.get_mut(column), index.get_mut(column)) else { continue };
-                *chunk = beyond(chunk, layout, address)?;
-                *pages = pages_beyond(pages.page_locations(), row_group.num_rows(), layout, address)?;
+        let hot: HashMap<Chunk, &Layout> = hot.iter().map(|(chunk, layout)| (*chunk, layout.as_ref())).collect();
+        let file = self.metadata.file_metadata();
+        let schema = anchored(file.schema_descr())?;
+        let (mut row_groups, mut index) = (Vec::with_capacity(self.metadata.num_row_groups()), Vec::new());
+        let (mut chunks, no_pages) = ((0..MAX_CHUNKS as u32).map(Chunk), Vec::new());
+        for (at, row_group) in self.metadata.row_groups().iter().enumerate() {
+            let mut columns = vec![anchor(row_group, schema.column(0))?];
+            let pages = self.metadata.offset_index().and_then(|index| index.get(at)).unwrap_or(&no_pages);
+            let mut all_pages = vec![pages_of_anchor(row_group.num_rows())];
+            for ((column, pages), chunk) in row_group.columns().iter().zip(pages).zip(&mut chunks) {
+                match hot.get(&chunk) {
+                    Some(layout) => {
+                        columns.push(beyond(column, layout, chunk.address())?);
+                        all_pages.push(pages_beyond(pages.page_locations(), row_group.num_rows(), layout, chunk.address())?);
+                    }
+                    None => {
+                        columns.push(column.clone());
+                        all_pages.push(pages.clone());
+                    }
+                }
             }
-            *row_group = row_group.clone().into_builder().set_column_metadata(all).build()?;
+            row_groups.push(with_columns(row_group, &schema, columns)?);
+            index.push(all_pages);
         }
-        Ok(parts.set_row_groups(row_groups).set_offset_index(Some(index)).build())
+        let orders = file.column_orders().map(|orders| [ColumnOrder::UNDEFINED].into_iter().chain(orders.iter().copied()).collect());
+        let created_by = file.created_by().map(str::to_owned);
+        let file = FileMetaData::new(file.version(), file.num_rows(), created_by, None, schema, orders);
+        let bounds = self.metadata.column_index().map(|index| {
+            index.iter().map(|columns| [ColumnIndexMetaData::NONE].into_iter().chain(columns.iter().cloned()).collect()).collect()
+        });
+        let built = ParquetMetaDataBuilder::new(file).set_row_groups(row_groups).set_column_index(bounds).set_offset_index(Some(index));
+        Ok(built.build())
     }
+}
+
+/// With a first column that nobody reads: DataFusion tells by where the first column's pages lie which row groups are in a part
+/// of a file.
+fn anchored(schema: &SchemaDescriptor) -> Result<SchemaDescPtr> {
+    let root = schema.root_schema();
+    let mut name = "\0".to_owned();
+    while root.get_fields().iter().any(|field| field.name() == name) {
+        name.push('\0');
+    }
+    let anchor = Type::primitive_type_builder(&name, PhysicalType::BOOLEAN).with_repetition(Repetition::OPTIONAL).build()?;
+    let fields = [Arc::new(anchor)].into_iter().chain(root.get_fields().iter().cloned()).collect();
+    let root = Type::group_type_builder(root.name()).with_fields(fields).build()?;
+    Ok(Arc::new(SchemaDescriptor::new(Arc::new(root))))
+}
+
+/// Of no pages, where the row group's own first column is in the file.
+fn anchor(row_group: &RowGroupMetaData, column: ColumnDescPtr) -> Result<ColumnChunkMetaData> {
+    let first = row_group.columns().first().and_then(stored).map_or(0, |range| range.start);
+    ColumnChunkMetaData::builder(column).set_num_values(row_group.num_rows()).set_data_page_offset(signed(first)?).build()
+}
+
+fn pages_of_anchor(rows: i64) -> OffsetIndexMetaData {
+    let mut index = OffsetIndexBuilder::new();
+    index.append_row_count(rows);
+    index.append_offset_and_size(0, 0);
+    index.build()
+}
+
+fn with_columns(row_group: &RowGroupMetaData, schema: &SchemaDescPtr, columns: Vec<ColumnChunkMetaData>) -> Result<RowGroupMetaData> {
+    let after_anchor = |sorted: &SortingColumn| SortingColumn { column_idx: sorted.column_idx.saturating_add(1), ..sorted.clone() };
+    let mut built = RowGroupMetaData::builder(Arc::clone(schema))
+        .set_num_rows(row_group.num_rows())
+        .set_total_byte_size(row_group.total_byte_size())
+        .set_sorting_columns(row_group.sorting_columns().map(|columns| columns.iter().map(after_anchor).collect()))
+        .set_column_metadata(columns);
+    if let Some(ordinal) = row_group.ordinal() {
+        built = built.set_ordinal(ordinal);
+    }
+    built.build()
 }
 
 fn beyond(column: &ColumnChunkMetaData, layout: &Layout, address: u64) -> Result<ColumnChunkMetaData> {
@@ -485,21 +540,25 @@ mod tests {
         let (inflated, layout) = footer.decompress(Chunk(4), bytes.slice(range.start as usize..range.end as usize)).unwrap();
         assert_eq!(layout.bytes(), inflated.len() as u64);
         turn.heat(layout);
-        let renewed = footer.renewed().unwrap().unwrap();
-        let column = renewed.current.row_group(1).column(1);
+        let renewed = footer.renewed().unwrap();
+        // After the anchor.
+        let column = renewed.current.row_group(1).column(2);
         assert_eq!((column.compression(), column.byte_range().0), (Compression::UNCOMPRESSED, Chunk(4).address()));
-        let (pages, stored) = (renewed.current.offset_index().unwrap()[1][1].page_locations(), footer.pages(Chunk(4)).unwrap());
+        let (pages, stored) = (renewed.current.offset_index().unwrap()[1][2].page_locations(), footer.pages(Chunk(4)).unwrap());
         let rows = |pages: &[PageLocation]| pages.iter().map(|page| page.first_row_index).collect::<Vec<_>>();
         assert_eq!(rows(pages), rows(stored.page_locations()));
         let last = pages.last().unwrap();
         assert_eq!(last.offset as u64 + last.compressed_page_size as u64, Chunk(4).address() + inflated.len() as u64);
+        let anchors = renewed.current.row_groups().iter().map(|row_group| row_group.column(0).byte_range().0);
+        let firsts = renewed.metadata.row_groups().iter().map(|row_group| row_group.column(0).byte_range().0);
+        assert!(anchors.eq(firsts));
         assert!(renewed.renewed().is_none() && renewed.memory_bytes() > footer.memory_bytes());
 
         // Let go once, and again.
         renewed.lost(Chunk(4));
         assert!(renewed.renewed().is_none());
         renewed.lost(Chunk(4));
-        assert!(Arc::ptr_eq(&renewed.renewed().unwrap().unwrap().current, &renewed.metadata));
+        assert!(Arc::ptr_eq(&renewed.renewed().unwrap().current, &renewed.metadata));
     }
 
     #[test]
@@ -521,7 +580,7 @@ mod tests {
         let (bytes, metadata) = file();
         let size = bytes.len() as u64;
         let whole = Footer::new(metadata.clone(), size, None);
-        assert_eq!((0..8).filter(|chunk| whole.stored(Chunk(*chunk)).is_ok()).collect::<Vec<_>>(), [1, 2, 4, 5]);
+        assert_eq!((0..8).filter(|chunk| whole.stored(Chunk(*chunk)).is_ok()).collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5]);
         let is_refused = |metadata: ParquetMetaData, size| Footer::new(metadata, size, None).stored(Chunk(4)).is_err();
         let changed =
             |change: fn(parquet::file::metadata::ColumnChunkMetaDataBuilder) -> parquet::file::metadata::ColumnChunkMetaDataBuilder| {

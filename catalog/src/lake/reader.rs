@@ -207,7 +207,7 @@ impl LakeFileReader {
         }
         let mut footer = self.footer().await?;
         if let Some(renewed) = footer.renewed() {
-            footer = Arc::new(renewed?);
+            footer = Arc::new(renewed);
             self.caches.footers.insert(self.footer_key(&self.naming), Arc::clone(&footer)).await;
         }
         Ok(self.pinned.get_or_init(|| footer))
