@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use roaring::RoaringTreemap;
 
 use crate::lake::delta::DeltaTable;
-use crate::lake::hot::Footer;
+use crate::lake::hot::{Chunk, Footer};
 use crate::lake::iceberg::{DeleteFileKey, IcebergTable, KeySet, KeySetKey, Manifest, ManifestKey, PositionDeletes};
 use crate::lake::plain::PlainTable;
 use crate::lake::table::TableKey;
@@ -113,8 +113,8 @@ pub(crate) struct RangeKey {
     pub identity: Option<Identity>,
     pub start: u64,
     pub end: u64,
-    /// What these bytes are after decompression.
-    pub decompressed: bool,
+    /// What these bytes are after decompression, as this column chunk.
+    pub decompressed: Option<Chunk>,
 }
 
 impl Caches {
@@ -142,7 +142,7 @@ impl Caches {
     #[cfg(test)]
     pub(crate) async fn hot_chunks(&self) -> usize {
         self.ranges.cache.run_pending_tasks().await;
-        self.ranges.cache.iter().filter(|(key, _)| key.decompressed).count()
+        self.ranges.cache.iter().filter(|(key, _)| key.decompressed.is_some()).count()
     }
 
     pub fn stats(&self) -> Vec<CacheStats> {

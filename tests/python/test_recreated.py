@@ -133,6 +133,40 @@ def test_no_row_is_put_together_from_two_files_of_one_name(where, server, lake, 
             answers(admin, f"SELECT min(secret), count(*) FROM {name}", f"of the {region} 0', 20000")
 
 
+@pytest.mark.parametrize("where", ["folder", "s3"])
+def test_a_file_without_the_policys_column_is_not_read_under_the_old_schema(where, server, lake, s3):
+    folder, name = lake / f"other_{where}", f"other_{where}"
+    folder.mkdir()
+
+    def put(region, column):
+        written = lake / f"{region}.parquet"
+        pq.write_table(of_region(region).rename_columns(["secret", "number", column]), written)
+        if where == "s3":
+            s3.client.upload_file(str(written), "lake", f"{name}/a.parquet")
+        else:
+            written.rename(folder / "a.parquet")
+
+    put("south", "region")
+    with server.connect() as admin, server.connect("rui", PASSWORD) as rui:
+        run(
+            admin,
+            f"CREATE EXTERNAL TABLE {name} STORED AS PARQUET LOCATION '{folder if where == 'folder' else f's3://lake/{name}'}'",
+            f"GRANT SELECT ON TABLE {name} TO USER rui",
+            f"CREATE POLICY p ON TABLE {name} TO USER rui USING (region = 'north' OR region IS NULL)",
+        )
+        assert one(rui, f"SELECT count(*) FROM {name}") == 0
+        put("south", "sector")
+        deadline = time.monotonic() + support.READY_S
+        while True:
+            try:
+                assert one(rui, f"SELECT count(secret) FROM {name}") == 0
+            except adbc_driver_manager.Error as error:
+                if "(Unavailable;" not in str(error):
+                    break
+            assert time.monotonic() < deadline
+        assert "policy" in str(failure(rui, f"SELECT count(secret) FROM {name}"))
+
+
 def test_a_table_whose_folder_is_gone_answers_nothing(server, lake):
     folder = lake / "gone"
     write(folder, OLD, 2)

@@ -61,6 +61,8 @@ pub(crate) struct Footer {
     size_bytes: u64,
     /// Of the object that it was read from, where it can be told.
     pub identity: Option<Identity>,
+    /// Of what the file itself says of its columns and rows.
+    pub shape: u64,
     heat: Arc<Heat>,
 }
 
@@ -153,9 +155,9 @@ impl Drop for Turn<'_> {
 }
 
 impl Footer {
-    pub(crate) fn new(metadata: ParquetMetaData, size_bytes: u64, identity: Option<Identity>) -> Self {
+    pub(crate) fn new(metadata: ParquetMetaData, size_bytes: u64, identity: Option<Identity>, shape: u64) -> Self {
         let metadata = Arc::new(metadata);
-        Self { current: Arc::clone(&metadata), metadata, generation: 0, size_bytes, identity, heat: Arc::default() }
+        Self { current: Arc::clone(&metadata), metadata, generation: 0, size_bytes, identity, shape, heat: Arc::default() }
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {
@@ -189,6 +191,7 @@ impl Footer {
             generation,
             size_bytes: self.size_bytes,
             identity: self.identity.clone(),
+            shape: self.shape,
             heat: Arc::clone(&self.heat),
         })
     }
@@ -501,7 +504,7 @@ mod tests {
     fn footer() -> (Bytes, Footer) {
         let (bytes, metadata) = file();
         let size_bytes = bytes.len() as u64;
-        (bytes, Footer::new(metadata, size_bytes, None))
+        (bytes, Footer::new(metadata, size_bytes, None, 0))
     }
 
     fn with_column(metadata: &ParquetMetaData, chunk: usize, change: impl FnOnce(&mut Vec<ColumnChunkMetaData>)) -> ParquetMetaData {
@@ -579,9 +582,9 @@ mod tests {
     fn what_a_file_says_of_its_chunks_need_not_be_so() {
         let (bytes, metadata) = file();
         let size = bytes.len() as u64;
-        let whole = Footer::new(metadata.clone(), size, None);
+        let whole = Footer::new(metadata.clone(), size, None, 0);
         assert_eq!((0..8).filter(|chunk| whole.stored(Chunk(*chunk)).is_ok()).collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5]);
-        let is_refused = |metadata: ParquetMetaData, size| Footer::new(metadata, size, None).stored(Chunk(4)).is_err();
+        let is_refused = |metadata: ParquetMetaData, size| Footer::new(metadata, size, None, 0).stored(Chunk(4)).is_err();
         let changed =
             |change: fn(parquet::file::metadata::ColumnChunkMetaDataBuilder) -> parquet::file::metadata::ColumnChunkMetaDataBuilder| {
                 with_column(&metadata, 4, |columns| columns[1] = change(columns[1].clone().into_builder()).build().unwrap())
@@ -603,7 +606,7 @@ mod tests {
                 page.first_row_index = change(at, page.first_row_index);
                 page.offset += move_by;
             }
-            Footer::new(parts.set_offset_index(Some(index)).build(), size, None)
+            Footer::new(parts.set_offset_index(Some(index)).build(), size, None, 0)
         };
         assert!(paged(|at, row| if at == 2 { -row } else { row }, 0).stored(Chunk(4)).is_err());
         assert!(paged(|_, row| row + 1, 0).stored(Chunk(4)).is_err());

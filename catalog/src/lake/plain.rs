@@ -28,7 +28,7 @@ use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 
-use super::reader::LakeReaderFactory;
+use super::reader::{LakeReaderFactory, ScannedFile};
 use super::rename::Naming;
 use super::scan::LakeTable;
 use super::snapshot::{FileBounds, LakeError, LakeFile, LakeSnapshot, PathedName, SnapshotId};
@@ -37,7 +37,7 @@ use super::union::{self, Clash};
 use crate::caches::{Held, Seen};
 use crate::governed::{FailureKind, classify};
 use crate::meta::TableFormat;
-use crate::stores::Location;
+use crate::stores::{CountingStore, Location};
 
 /// Files looked into at once to learn a table's schema.
 const CONCURRENT_FILES: usize = 16;
@@ -61,6 +61,7 @@ struct SeenFile {
     schema: Arc<Schema>,
     /// Known for Parquet.
     rows: Option<u64>,
+    shape: Option<u64>,
 }
 
 impl PlainTable {
@@ -77,9 +78,9 @@ pub(super) async fn open(lake: &Lake, source: &TableSource) -> Result<Arc<dyn Ta
 
 async fn load(lake: &Lake, source: &TableSource, known: Option<Arc<Held<PlainTable>>>) -> Result<Seen<PlainTable>, LakeError> {
     let location = lake.stores.resolve_kept(&source.location)?;
-    let store = lake.stores.store(location.store())?;
     let format = Format::new(source)?;
-    let files = list(store.as_ref(), &location, &format).await?;
+    let files = list(lake.stores.counting(location.store())?.as_ref(), &location, &format).await?;
+    let store = lake.stores.store(location.store())?;
     let listing = super::version(files.iter().map(|file| (file.location.as_ref(), version(file))).collect::<Vec<_>>());
     let known = known.as_ref().map(|known| &known.value);
     if known.is_some_and(|known| known.listing == listing) {
@@ -139,7 +140,7 @@ async fn csv_file(location: &Location, format: &CsvFormat, store: &Arc<dyn Objec
     let state = SessionContext::new().state();
     let schema = format.infer_schema(&state, store, std::slice::from_ref(file)).await;
     let schema = schema.map_err(|error| unreadable(url(location, file), error))?;
-    Ok(SeenFile { version: version(file), schema, rows: None })
+    Ok(SeenFile { version: version(file), schema, rows: None, shape: None })
 }
 
 enum Format {
@@ -249,7 +250,18 @@ fn json(mut options: Options) -> Result<JsonFormat, LakeError> {
 }
 
 /// The file itself, or those of the format below the folder; hidden ones, and markers such as `_SUCCESS`, are none.
-async fn list(store: &dyn ObjectStore, location: &Location, format: &Format) -> Result<Vec<ObjectMeta>, LakeError> {
+async fn list(store: &CountingStore, location: &Location, format: &Format) -> Result<Vec<ObjectMeta>, LakeError> {
+    let mut files = found(store, location, format).await?;
+    for file in &mut files {
+        // By more than the store's own tag says, which a file that was written over can have again.
+        if let Some(identity) = store.identity(&file.location).await {
+            file.e_tag = Some(format!("{identity:?}"));
+        }
+    }
+    Ok(files)
+}
+
+async fn found(store: &CountingStore, location: &Location, format: &Format) -> Result<Vec<ObjectMeta>, LakeError> {
     let failed = |source| LakeError::Storage { file: location.to_string(), source };
     match store.head(location.path()).await {
         Ok(file) => return Ok(vec![file]),
@@ -290,10 +302,12 @@ async fn parquet_table(
         naming: Arc::new(Naming::logical(&Fields::empty())),
     };
     let look = |file: &ObjectMeta| {
-        let (reader, version, url) = (reader.file(file.location.clone(), file.size, version(file)), version(file), url(location, file));
+        let (version, url) = (version(file), url(location, file));
+        let scanned = ScannedFile::first_seen(version);
+        let reader = reader.file(file.location.clone(), file.size, scanned);
         async move {
-            let (schema, rows) = reader.own_schema().await.map_err(|error| unreadable(url, error))?;
-            Ok(SeenFile { version, schema: Arc::new(schema), rows: Some(rows) })
+            let own = reader.own_schema().await.map_err(|error| unreadable(url, error))?;
+            Ok(SeenFile { version, schema: Arc::new(own.schema), rows: Some(own.rows), shape: Some(own.shape) })
         }
         .boxed()
     };
@@ -304,6 +318,7 @@ async fn parquet_table(
         path: file.location.clone(),
         size_bytes: file.size,
         version: seen.version,
+        shape: seen.shape,
         rows: seen.rows,
         constants: Arc::from([]),
         deletes: Vec::new(),

@@ -14,6 +14,7 @@ use datafusion::datasource::physical_plan::{ParquetFileMetrics, ParquetFileReade
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use object_store::ObjectStoreExt;
 use object_store::path::Path;
 use parquet::arrow::arrow_reader::ArrowReaderOptions;
 use parquet::arrow::async_reader::{AsyncFileReader, MetadataFetch};
@@ -31,6 +32,7 @@ use parquet::schema::types::SchemaDescriptor;
 use super::hot::{Chunk, Footer};
 use super::plain::canonical;
 use super::rename::Naming;
+use super::snapshot::LakeFile;
 use crate::caches::{Caches, FooterKey, RangeKey};
 use crate::stores::{CountingStore, Identity, replaced};
 
@@ -52,7 +54,7 @@ impl fmt::Debug for LakeReaderFactory {
 }
 
 impl LakeReaderFactory {
-    pub(crate) fn file(&self, path: Path, size_bytes: u64, version: u64) -> LakeFileReader {
+    pub(crate) fn file(&self, path: Path, size_bytes: u64, scanned: ScannedFile) -> LakeFileReader {
         LakeFileReader {
             store_name: Arc::clone(&self.store_name),
             store: Arc::clone(&self.store),
@@ -60,9 +62,8 @@ impl LakeReaderFactory {
             naming: Arc::clone(&self.naming),
             path,
             size_bytes,
-            version,
+            scanned,
             metrics: None,
-            pinned: Arc::default(),
         }
     }
 }
@@ -76,8 +77,7 @@ impl ParquetFileReaderFactory for LakeReaderFactory {
         metrics: &ExecutionPlanMetricsSet,
     ) -> datafusion::common::Result<Box<dyn AsyncFileReader + Send>> {
         let scanned = file.extension::<ScannedFile>().cloned().unwrap_or_default();
-        let mut reader = self.file(file.object_meta.location, file.object_meta.size, scanned.version);
-        reader.pinned = scanned.footer;
+        let mut reader = self.file(file.object_meta.location, file.object_meta.size, scanned);
         reader.metrics = Some(ParquetFileMetrics::new(partition, reader.path.as_ref(), metrics));
         Ok(Box::new(reader))
     }
@@ -86,10 +86,32 @@ impl ParquetFileReaderFactory for LakeReaderFactory {
 /// A file of a scan, on its way through a plan.
 #[derive(Clone, Default)]
 pub(crate) struct ScannedFile {
-    /// [`LakeFile::version`](super::snapshot::LakeFile::version).
-    pub version: u64,
+    /// [`LakeFile::version`].
+    version: u64,
+    /// [`LakeFile::shape`].
+    shape: Option<u64>,
     /// By which all readers of the scan read it, whatever is under its name by now.
-    pub footer: Arc<OnceLock<Arc<Footer>>>,
+    footer: Arc<OnceLock<Arc<Footer>>>,
+}
+
+impl ScannedFile {
+    /// Of which nothing is known yet.
+    pub(crate) fn first_seen(version: u64) -> Self {
+        Self { version, ..Self::default() }
+    }
+
+    pub(crate) fn of(file: &LakeFile) -> Self {
+        Self { version: file.version, shape: file.shape, footer: Arc::default() }
+    }
+}
+
+/// What a file says of itself.
+pub(crate) struct OwnSchema {
+    /// By the file's own names, without `ARROW:schema`.
+    pub schema: Schema,
+    pub rows: u64,
+    /// [`LakeFile::shape`].
+    pub shape: u64,
 }
 
 /// One data file.
@@ -100,35 +122,60 @@ pub(crate) struct LakeFileReader {
     naming: Arc<Naming>,
     path: Path,
     size_bytes: u64,
-    version: u64,
+    scanned: ScannedFile,
     metrics: Option<ParquetFileMetrics>,
-    /// [`ScannedFile::footer`].
-    pinned: Arc<OnceLock<Arc<Footer>>>,
 }
 
 impl LakeFileReader {
-    /// The footer with the table's names, from the cache or the store.
+    /// The footer with the table's names, from the cache or the store: of the object that has the name now.
     pub(crate) async fn footer(&self) -> Result<Arc<Footer>> {
-        let footer = self.kept_footer().await?;
-        match &footer.identity {
-            Some(identity) if !self.store.is_still(&self.path, identity).await => {
-                self.forget_footer().await;
-                self.kept_footer().await
+        let (mut footer, is_new) = self.kept_footer().await?;
+        if let Some(identity) = footer.identity.as_ref().filter(|_| !is_new)
+            && !self.store.is_still(&self.path, identity).await
+        {
+            self.forget_footer().await;
+            footer = self.kept_footer().await?.0;
+        }
+        if !self.may_be_kept(footer.identity.as_ref()) {
+            self.forget_footer().await;
+        }
+        if self.scanned.shape.is_some_and(|shape| shape != footer.shape) {
+            return Err(external(replaced(&self.path)));
+        }
+        Ok(footer)
+    }
+
+    /// And whether it was read now.
+    async fn kept_footer(&self) -> Result<(Arc<Footer>, bool)> {
+        let mut is_new = false;
+        let load = async {
+            is_new = true;
+            let (tail, encoded) = self.fetch_footer().await?;
+            let identity = tail.identity.clone();
+            renamed(tail, &encoded, &self.naming)
+                .await
+                .map(|(footer, shape)| Arc::new(Footer::new(footer, self.size_bytes, identity, shape)))
+        };
+        match self.caches.footers.get_with(self.footer_key(&self.naming), load).await {
+            Ok(footer) => Ok((footer, is_new)),
+            Err(_) if self.has_other_size().await => Err(external(replaced(&self.path))),
+            // Kept whole, so that whoever handles it can tell a damaged file from an unreachable store.
+            Err(error) => {
+                let file = format!("{}/{}", self.store_name, self.path);
+                Err(ParquetError::External(Box::new(FooterError { file, source: error })))
             }
-            _ => Ok(footer),
         }
     }
 
-    async fn kept_footer(&self) -> Result<Arc<Footer>> {
-        let load = async {
-            let (tail, encoded) = self.fetch_footer().await?;
-            let identity = tail.identity.clone();
-            renamed(tail, &encoded, &self.naming).await.map(|footer| Arc::new(Footer::new(footer, self.size_bytes, identity)))
-        };
-        self.caches.footers.get_with(self.footer_key(&self.naming), load).await.map_err(|error: Arc<ParquetError>| {
-            // Kept whole, so that whoever handles it can tell a damaged file from an unreachable store.
-            ParquetError::External(Box::new(FooterError { file: format!("{}/{}", self.store_name, self.path), source: error }))
-        })
+    /// Whether a plain file is another one by now, which has its footer elsewhere.
+    async fn has_other_size(&self) -> bool {
+        self.scanned.shape.is_some() && self.store.head(&self.path).await.is_ok_and(|found| found.size != self.size_bytes)
+    }
+
+    /// Whether what was read of an object with this identity may serve the next query. Files of table formats are written once;
+    /// of a plain file on this machine, a change may be at work that its identity shows already.
+    fn may_be_kept(&self, identity: Option<&Identity>) -> bool {
+        self.scanned.shape.is_none() || identity.is_none_or(Identity::is_settled)
     }
 
     /// Another object has the name now.
@@ -141,28 +188,32 @@ impl LakeFileReader {
             store: Arc::clone(&self.store_name),
             path: self.path.clone(),
             size_bytes: self.size_bytes,
-            version: self.version,
+            version: self.scanned.version,
             naming: naming.fingerprint(),
         }
     }
 
-    /// The schema by the file's own names, without `ARROW:schema`, and the number of rows. The footer is cached as it is
-    /// wanted in a table whose files all have this schema, which spares most of them a second request.
-    pub(crate) async fn own_schema(&self) -> Result<(Schema, u64)> {
+    /// What the file says of itself. The footer is cached as it is wanted in a table whose files all have this schema, which
+    /// spares most of them a second request.
+    pub(crate) async fn own_schema(&self) -> Result<OwnSchema> {
         let (tail, encoded) = self.fetch_footer().await?;
         let metadata = ParquetMetaDataReader::decode_metadata(&encoded)?;
         let file = metadata.file_metadata();
+        let shape = shape(file.schema_descr(), file.num_rows());
         let schema = parquet_to_arrow_schema(file.schema_descr(), None)?;
         let coerced = Int96Coercer::new(file.schema_descr(), &schema, &TimeUnit::Microsecond).with_timezone(Some("UTC".into())).coerce();
         let rows = u64::try_from(file.num_rows()).map_err(|_| ParquetError::General("a negative number of rows".to_owned()))?;
         let schema = Schema::new(canonical(coerced.unwrap_or(schema).fields()));
         let naming = Naming::logical(schema.fields());
-        // What else may be wrong with the file, whoever reads it will be told.
         let identity = tail.identity.clone();
-        if let Ok(footer) = renamed(tail, &encoded, &naming).await {
-            self.caches.footers.insert(self.footer_key(&naming), Arc::new(Footer::new(footer, self.size_bytes, identity))).await;
+        // What else may be wrong with the file, whoever reads it will be told.
+        if identity.as_ref().is_none_or(Identity::is_settled)
+            && let Ok((footer, shape)) = renamed(tail, &encoded, &naming).await
+        {
+            let footer = Arc::new(Footer::new(footer, self.size_bytes, identity, shape));
+            self.caches.footers.insert(self.footer_key(&naming), footer).await;
         }
-        Ok((schema, rows))
+        Ok(OwnSchema { schema, rows, shape })
     }
 
     /// The encoded footer, and the end of the file that was read with it.
@@ -202,7 +253,7 @@ impl LakeFileReader {
 
     /// The footer by which this scan reads the file.
     async fn pinned(&self) -> Result<&Arc<Footer>> {
-        if let Some(footer) = self.pinned.get() {
+        if let Some(footer) = self.scanned.footer.get() {
             return Ok(footer);
         }
         let mut footer = self.footer().await?;
@@ -210,15 +261,15 @@ impl LakeFileReader {
             footer = Arc::new(renewed);
             self.caches.footers.insert(self.footer_key(&self.naming), Arc::clone(&footer)).await;
         }
-        Ok(self.pinned.get_or_init(|| footer))
+        Ok(self.scanned.footer.get_or_init(|| footer))
     }
 
-    fn range_key(&self, footer: &Footer, range: &Range<u64>, decompressed: bool) -> RangeKey {
+    fn range_key(&self, footer: &Footer, range: &Range<u64>, decompressed: Option<Chunk>) -> RangeKey {
         RangeKey {
             store: Arc::clone(&self.store_name),
             path: self.path.clone(),
             size_bytes: self.size_bytes,
-            version: self.version,
+            version: self.scanned.version,
             identity: footer.identity.clone(),
             start: range.start,
             end: range.end,
@@ -242,7 +293,7 @@ impl LakeFileReader {
     }
 
     async fn cached_ranges(&self, footer: &Footer, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        let key = |range: &Range<u64>| self.range_key(footer, range, false);
+        let key = |range: &Range<u64>| self.range_key(footer, range, None);
         let mut found = Vec::with_capacity(ranges.len());
         for range in ranges {
             found.push(self.caches.ranges.get(&key(range)).await);
@@ -288,44 +339,48 @@ impl LakeFileReader {
             let stored = stored.ok_or_else(|| ParquetError::EOF("no bytes".to_owned()))?;
             footer.decompress(chunk, stored).map(|(bytes, _)| bytes)
         };
-        let loaded = self.caches.ranges.get_with(self.range_key(footer, &range, true), load).await;
+        let loaded = self.caches.ranges.get_with(self.range_key(footer, &range, Some(chunk)), load).await;
         loaded.map_err(|error| ParquetError::External(Box::new(SharedError(error))))
     }
 
     /// Counts what was read, and decompresses what is read often. Of remote files only what is at hand: nothing is asked of a
     /// store for the sake of the next query. Of local ones only what is known as this file's whatever comes under its name, or
     /// columns of two files would meet in one row.
-    async fn note(&self, footer: &Footer, ranges: &[Range<u64>], read: &[Bytes]) -> Result<()> {
-        let is_kept = footer.identity.as_ref().map_or(self.is_remote(), Identity::is_settled);
-        let turn = if is_kept { footer.read(ranges, self.caches.ranges.room()) } else { None };
-        let Some(turn) = turn else { return Ok(()) };
-        let Ok(range) = footer.stored(turn.chunk) else {
-            turn.give_up();
-            return Ok(());
-        };
+    async fn note(&self, footer: &Footer, ranges: &[Range<u64>], read: &[Bytes]) {
+        let is_known = self.is_remote() || footer.identity.is_some();
+        if !is_known || !self.may_be_kept(footer.identity.as_ref()) {
+            return;
+        }
+        let Some(turn) = footer.read(ranges, self.caches.ranges.room()) else { return };
+        let chunk = turn.chunk;
+        let Ok(range) = footer.stored(chunk) else { return turn.give_up() };
         let whole = match ranges.iter().zip(read).find(|(it, _)| **it == range) {
             Some((_, bytes)) => Some(bytes.clone()),
             None if self.is_remote() => None,
-            None => self.load(footer, std::slice::from_ref(&range)).await?.pop(),
+            // The query has what it asked for, whatever becomes of this.
+            None => self.load(footer, std::slice::from_ref(&range)).await.ok().and_then(|mut bytes| bytes.pop()),
         };
-        let Some(whole) = whole else { return Ok(()) };
-        match footer.decompress(turn.chunk, whole) {
+        let Some(whole) = whole else { return };
+        match footer.decompress(chunk, whole) {
             Ok((bytes, layout)) => {
-                self.caches.ranges.insert(self.range_key(footer, &range, true), bytes).await;
+                self.caches.ranges.insert(self.range_key(footer, &range, Some(chunk)), bytes).await;
                 turn.heat(layout);
             }
             // Whoever reads it will be told what is wrong.
             Err(_) => turn.give_up(),
         }
-        Ok(())
     }
 }
 
 impl AsyncFileReader for LakeFileReader {
-    /// DataFusion reads bloom filters this way, one after the other, and nothing else: they are cached everywhere.
+    /// DataFusion reads bloom filters this way, one after the other, and nothing else: they are cached wherever they may be.
     fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes>> {
         async move {
-            let mut bytes = self.cached_ranges(self.pinned().await?, &[range]).await?;
+            let footer = self.pinned().await?;
+            let mut bytes = match self.may_be_kept(footer.identity.as_ref()) {
+                true => self.cached_ranges(footer, &[range]).await?,
+                false => self.load(footer, &[range]).await?,
+            };
             bytes.pop().ok_or_else(|| ParquetError::EOF("no bytes".to_owned()))
         }
         .boxed()
@@ -344,7 +399,7 @@ impl AsyncFileReader for LakeFileReader {
             let mut read = Vec::new();
             if !stored.is_empty() {
                 read = self.stored_ranges(footer, &stored).await?;
-                self.note(footer, &stored, &read).await?;
+                self.note(footer, &stored, &read).await;
             }
             if hot.is_empty() {
                 return Ok(read);
@@ -403,9 +458,10 @@ fn external(error: object_store::Error) -> ParquetError {
     ParquetError::External(Box::new(error))
 }
 
-/// A footer with its page index, and a table's names.
-async fn renamed(mut tail: Tail<'_>, encoded: &Bytes, naming: &Naming) -> Result<ParquetMetaData> {
-    let schema = naming.apply(ParquetMetaDataReader::decode_schema(encoded)?.as_ref())?;
+/// A footer with its page index, and a table's names; and its [`LakeFile::shape`].
+async fn renamed(mut tail: Tail<'_>, encoded: &Bytes, naming: &Naming) -> Result<(ParquetMetaData, u64)> {
+    let own = ParquetMetaDataReader::decode_schema(encoded)?;
+    let schema = naming.apply(own.as_ref())?;
     let trusted = trusted_leaves(&schema);
     let options = ParquetMetaDataOptions::new()
         .with_schema(Arc::clone(&schema))
@@ -414,7 +470,13 @@ async fn renamed(mut tail: Tail<'_>, encoded: &Bytes, naming: &Naming) -> Result
 
     let mut indexed = ParquetMetaDataReader::new_with_metadata(metadata).with_page_index_policy(PageIndexPolicy::Optional);
     indexed.load_page_index(&mut tail).await?;
-    without_surprises(indexed.finish()?, &trusted)
+    let metadata = without_surprises(indexed.finish()?, &trusted)?;
+    let shape = shape(&own, metadata.file_metadata().num_rows());
+    Ok((metadata, shape))
+}
+
+fn shape(own: &SchemaDescriptor, rows: i64) -> u64 {
+    super::version((format!("{:?}", own.root_schema()), rows))
 }
 
 /// The end of a file, and more of it on demand.

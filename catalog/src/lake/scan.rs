@@ -95,7 +95,7 @@ impl LakeTable {
 
     async fn count_rows(&self, file: &LakeFile) -> Result<u64, LakeError> {
         let name = || format!("{}/{}", file.store, file.path);
-        let reader = self.reader(&file.store)?.file(file.path.clone(), file.size_bytes, file.version);
+        let reader = self.reader(&file.store)?.file(file.path.clone(), file.size_bytes, ScannedFile::of(file));
         let footer = reader.footer().await.map_err(|error| LakeError::Corrupt { file: name(), reason: error.to_string() })?;
         u64::try_from(footer.metadata.file_metadata().num_rows())
             .map_err(|_| LakeError::Corrupt { file: name(), reason: "a negative number of rows".to_owned() })
@@ -173,7 +173,7 @@ impl LakeTable {
             e_tag: None,
             version: None,
         });
-        partitioned = partitioned.with_extension(ScannedFile { version: file.version, ..ScannedFile::default() });
+        partitioned = partitioned.with_extension(ScannedFile::of(file));
         partitioned.partition_values = file.constants.iter().map(|(_, value)| value_as_read(value)).collect();
         partitioned.statistics = Some(Arc::new(self.file_statistics(survivor, layout, bounds_of)?));
         if let (Some(deleted), Some(rows)) = (&survivor.deleted, survivor.rows) {

@@ -73,6 +73,9 @@ pub struct LakeFile {
     /// Tells apart what stood under the same path before: a plain file that was replaced, a table that was made anew in
     /// the same place. What is cached of a file is cached under it.
     pub version: u64,
+    /// Of what a plain file said of its columns and rows when it was looked at: another may have its name by now, which fits
+    /// neither this snapshot nor what was asked of its policies. None of files that are written once.
+    pub shape: Option<u64>,
     /// Rows in the file, deleted ones included.
     pub rows: Option<u64>,
     /// Columns whose value is the same for the whole file and is not read from it: Delta's partition columns,

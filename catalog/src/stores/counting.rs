@@ -116,15 +116,21 @@ impl CountingStore {
         let (asked, root) = (on_disk(path), root.clone());
         let real = tokio::task::spawn_blocking(move || {
             root.look();
-            Ok::<_, std::io::Error>(std::fs::canonicalize(&asked)? == asked)
+            let real = std::fs::canonicalize(&asked)?;
+            let is_readable = std::fs::metadata(&real).is_ok_and(|found| found.is_file() || found.is_dir());
+            Ok::<_, std::io::Error>((real == asked, is_readable))
         });
         match real.await? {
-            Ok(false) => Err(object_store::Error::PermissionDenied {
+            // Whoever opened a pipe would wait for its writer.
+            Ok((true, false)) => {
+                Err(object_store::Error::PermissionDenied { path: path.to_string(), source: "neither a file nor a folder".into() })
+            }
+            Ok((false, _)) => Err(object_store::Error::PermissionDenied {
                 path: path.to_string(),
                 source: "the path leads through a symbolic link".into(),
             }),
             // What is not there, or cannot be looked at, is for the store to say.
-            Ok(true) | Err(_) => Ok(()),
+            Ok((true, true)) | Err(_) => Ok(()),
         }
     }
 
@@ -151,20 +157,27 @@ impl CountingStore {
         }
         // Before the bytes: what is written meanwhile is another file to whoever reads on.
         let identity = match &found.payload {
-            GetResultPayload::File(file, _) if self.is_near(path) => file.metadata().ok().as_ref().and_then(Identity::of_file),
+            GetResultPayload::File(file, _) if self.root_of(path).is_some_and(Root::is_near) => {
+                file.metadata().ok().as_ref().and_then(Identity::of_file)
+            }
             _ => None,
         };
         Ok((found.bytes().await?, identity))
     }
 
-    /// Whether a file still has its name, where that can be told without a request to a remote store.
+    /// Whether an object still has its name, where that can be told without a request to a remote store.
     pub(crate) async fn is_still(&self, path: &Path, identity: &Identity) -> bool {
-        let Identity::File { .. } = identity else { return true };
-        let Some(root) = self.root_of(path) else { return false };
-        match root.identity(path) {
-            Some(found) => found == *identity,
-            None => self.open_file(path).await.is_ok_and(|file| is_of(&file, Some(identity)).unwrap_or(false)),
+        matches!(identity, Identity::ETag(_)) || self.identity(path).await.as_ref() == Some(identity)
+    }
+
+    /// Of the file on this machine that has this name.
+    pub(crate) async fn identity(&self, path: &Path) -> Option<Identity> {
+        let root = self.root_of(path)?;
+        if let Some(identity) = root.identity(path) {
+            return Some(identity);
         }
+        let file = self.open_file(path).await.ok()?;
+        if root.is_near() { Identity::of_file(&file.metadata().ok()?) } else { None }
     }
 
     /// Ranges of the object with this identity, and of no other that has its name by now.
@@ -182,11 +195,12 @@ impl CountingStore {
                 }
                 let (file, ranges, identity) = (self.open_file(path).await?, ranges.to_vec(), identity.cloned());
                 self.count_read(path);
-                let read = move || Ok::<_, std::io::Error>((read_ranges(&file, &ranges)?, is_of(&file, identity.as_ref())?));
+                let read = move || (read_ranges(&file, &ranges), is_of(&file, identity.as_ref()));
+                let failed = |source: std::io::Error| object_store::Error::Generic { store: "local file", source: source.into() };
                 match tokio::task::spawn_blocking(read).await? {
-                    Ok((bytes, true)) => Ok(bytes),
-                    Ok((_, false)) => Err(replaced(path)),
-                    Err(source) => Err(object_store::Error::Generic { store: "local file", source: source.into() }),
+                    (_, Ok(false)) => Err(replaced(path)),
+                    (bytes, Ok(true)) => bytes.map_err(failed),
+                    (_, Err(source)) => Err(failed(source)),
                 }
             }
         }
@@ -200,10 +214,6 @@ impl CountingStore {
             return Err(replaced(path));
         }
         found.bytes().await
-    }
-
-    fn is_near(&self, path: &Path) -> bool {
-        self.root_of(path).is_some_and(Root::is_near)
     }
 
     async fn open_file(&self, path: &Path) -> Result<File> {

@@ -79,6 +79,7 @@ impl NewRows {
             path: in_table(location.path(), &file.add),
             size_bytes: u64::try_from(file.add.size).unwrap_or(0),
             version: 0,
+            shape: None,
             rows: Some(file.rows),
             constants: Arc::clone(&file.constants),
             deletes: Vec::new(),

@@ -57,7 +57,7 @@ pub(super) fn read(
             .collect::<Result<Arc<[_]>, _>>()
             .map_err(|error: datafusion::error::DataFusionError| LakeError::Internal(error.to_string()))?;
         let rows = rows.as_ref().filter(|rows| rows.is_valid(row)).map(|rows| rows.value(row));
-        files.push(LakeFile { store, path, size_bytes, version: 0, rows, constants, deletes });
+        files.push(LakeFile { store, path, size_bytes, version: 0, shape: None, rows, constants, deletes });
     }
     let columns = stats.map(|stats| bounds::read(&stats, schema, partition_columns)).unwrap_or_default();
     Ok((files, FileBounds { columns, row_counts: rows }))

@@ -64,6 +64,7 @@ pub(super) fn plan(
             path,
             size_bytes: live.entry.size_bytes,
             version: 0,
+            shape: None,
             rows: Some(live.entry.rows),
             constants: match constants.entry(live.key()) {
                 Slot::Occupied(known) => Arc::clone(known.get()),

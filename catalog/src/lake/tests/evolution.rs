@@ -77,6 +77,7 @@ fn table_over(fixture: &Fixture, schema: Schema, naming: PathedName, defaults: H
         path: ObjectPath::parse(path.to_str().unwrap()).unwrap(),
         size_bytes: std::fs::metadata(&path).unwrap().len(),
         version: 0,
+        shape: None,
         rows: Some(100),
         constants: Arc::from([]),
         deletes: Vec::new(),

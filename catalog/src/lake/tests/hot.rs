@@ -1,5 +1,7 @@
 //! Hot column chunks, which are read decompressed from memory: the same rows.
 
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
 use arrow::array::{Float64Array, Int64Array, ListArray, StringArray, StructArray};
 use arrow::buffer::{OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Field, Schema};
@@ -224,6 +226,13 @@ async fn a_file_that_is_replaced_is_not_read_on() {
     assert!(!matches!(beyond, object_store::Error::Precondition { .. }), "{beyond}");
     assert!(store.is_still(&name, &identity).await);
 
+    // New rights and one more link are nothing to who reads, and a reason to look again to who comes.
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+    std::fs::hard_link(&path, fixture.path().join("link.parquet")).unwrap();
+    for ranges in [&[4..90, 100..200][..], &more] {
+        store.get_ranges_of(&name, ranges, Some(&identity)).await.unwrap();
+    }
+
     let written = fixture.path().join("written.parquet");
     std::fs::write(&written, &whole).unwrap();
     std::fs::rename(written, &path).unwrap();
@@ -255,6 +264,79 @@ async fn no_row_is_put_together_from_two_objects_of_one_name() {
     for sql in [MIXED, IN_THE_NORTH] {
         assert_eq!(fixture.query(&table, sql).await.unwrap().value(), "0");
     }
+}
+
+fn local_file(fixture: &Fixture, batch: &RecordBatch) {
+    let written = fixture.path().join("written.parquet");
+    write_parquet(&written, batch, Some(secrets_as_they_are()));
+    std::fs::rename(written, fixture.path().join("t.parquet")).unwrap();
+}
+
+/// What was planned, and asked of the policies, was for other columns.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_other_columns_or_size_is_not_read_as_the_one_that_was_seen() {
+    let fixture = Fixture::new();
+    let north = of_region("north");
+    local_file(&fixture, &north);
+    let size_bytes = std::fs::metadata(fixture.path().join("t.parquet")).unwrap().len();
+    let table = fixture.lake.open(&fixture.source(TableFormat::Parquet, "t.parquet")).await.unwrap();
+    assert_eq!(fixture.query(&table, IN_THE_NORTH).await.unwrap().value(), "5000");
+
+    let schema = north.schema();
+    let renamed = schema.fields().iter().map(|field| match field.name().as_str() {
+        "region" => Arc::new(field.as_ref().clone().with_name("sector")),
+        _ => Arc::clone(field),
+    });
+    let other_column = RecordBatch::try_new(Arc::new(Schema::new(renamed.collect::<Vec<_>>())), north.columns().to_vec()).unwrap();
+    for (batch, is_as_large) in [(other_column, true), (north.slice(0, 4_000), false)] {
+        local_file(&fixture, &batch);
+        assert_eq!(std::fs::metadata(fixture.path().join("t.parquet")).unwrap().len() == size_bytes, is_as_large);
+        for sql in ["SELECT max(secret) FROM t", MIXED] {
+            let Err(error) = fixture.query(&table, sql).await else { panic!("{sql} is answered, {is_as_large}") };
+            assert!(error.contains("another object has this name now"), "{error}");
+        }
+    }
+    local_file(&fixture, &north);
+    assert_eq!(fixture.query(&table, IN_THE_NORTH).await.unwrap().value(), "5000");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_was_written_over_is_noticed_whatever_its_time() {
+    let fixture = Fixture::with_staleness(Duration::ZERO);
+    local_file(&fixture, &of_region("north"));
+    let path = fixture.path().join("t.parquet");
+    let source = fixture.source(TableFormat::Parquet, "t.parquet");
+    let written = std::fs::metadata(&path).unwrap().modified().unwrap();
+    let table = fixture.lake.open(&source).await.unwrap();
+    assert_eq!(fixture.query(&table, IN_THE_NORTH).await.unwrap().value(), "5000");
+    let south = fixture.path().join("south.parquet");
+    write_parquet(&south, &of_region("south"), Some(secrets_as_they_are()));
+    let south = std::fs::read(south).unwrap();
+    let changed = || std::fs::metadata(&path).unwrap().ctime_nsec();
+    // Until the file system's clock has gone on.
+    let before = changed();
+    while changed() == before {
+        std::fs::write(&path, &south).unwrap();
+    }
+    std::fs::File::options().write(true).open(&path).unwrap().set_modified(written).unwrap();
+    let again = fixture.lake.open(&source).await.unwrap();
+    for table in [&again, &table] {
+        assert_eq!(fixture.query(table, IN_THE_NORTH).await.unwrap().value(), "0");
+    }
+}
+
+/// Whoever opened it would wait for somebody to write.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipe_in_a_files_place_is_refused() {
+    let fixture = Fixture::new();
+    local_file(&fixture, &of_region("north"));
+    let table = fixture.lake.open(&fixture.source(TableFormat::Parquet, "t.parquet")).await.unwrap();
+    assert_eq!(fixture.query(&table, IN_THE_NORTH).await.unwrap().value(), "5000");
+    let path = fixture.path().join("t.parquet");
+    std::fs::remove_file(&path).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
+    let error = fixture.query(&table, IN_THE_NORTH).await.err().unwrap();
+    assert!(error.contains("cannot read the footer"), "{error}");
 }
 
 /// DataFusion tells by the offset of a row group's first column which part of a file it is in.

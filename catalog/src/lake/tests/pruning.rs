@@ -23,6 +23,7 @@ fn snapshot() -> LakeSnapshot {
         path: ObjectPath::from(format!("f{number}")),
         size_bytes: 1,
         version: 0,
+        shape: None,
         rows: Some(10),
         constants: constant.into_iter().map(|value| (2, value)).collect(),
         deletes: Vec::new(),
