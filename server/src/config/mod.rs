@@ -145,7 +145,7 @@ section! {
         pub footer_bytes: u64 = 268_435_456,
         /// Delta and Iceberg snapshots, manifests, file indexes and deleted rows, which have a fixed part of it each.
         pub snapshot_bytes: u64 = 536_870_912,
-        /// Byte ranges of data files on remote stores, and their column chunks that are read often, decompressed.
+        /// Byte ranges of data files on remote stores; column chunks that are read often, decompressed.
         pub data_bytes: u64 = 1_073_741_824,
     }
 }
