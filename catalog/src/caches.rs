@@ -26,6 +26,10 @@ use crate::stores::Identity;
 /// a dashboard notices and takes the listing out of the way of a burst of queries.
 pub const DEFAULT_STALENESS: Duration = Duration::from_secs(1);
 
+/// How long ago a plain file on this machine must have changed for a further change to show: file systems keep the time by a
+/// clock that may stand still for hundredths of a second, and set it when a write begins, which may take seconds.
+const SETTLED: Duration = Duration::from_secs(10);
+
 /// `snapshot_bytes` is divided in sixteenths: these for Iceberg's snapshots, and for its manifests, which serve the next
 /// version of a table.
 const ICEBERG_SHARE: u64 = 4;
@@ -43,11 +47,13 @@ pub struct CacheLimits {
     pub data_bytes: u64,
     /// For how long a table's version may be served without asking its store again.
     pub staleness: Duration,
+    /// For how long a plain local file must be as it is for anything of it to be kept.
+    pub settled: Duration,
 }
 
 impl Default for CacheLimits {
     fn default() -> Self {
-        Self { footer_bytes: 256 << 20, snapshot_bytes: 512 << 20, data_bytes: 1 << 30, staleness: DEFAULT_STALENESS }
+        Self { footer_bytes: 256 << 20, snapshot_bytes: 512 << 20, data_bytes: 1 << 30, staleness: DEFAULT_STALENESS, settled: SETTLED }
     }
 }
 
@@ -93,7 +99,8 @@ pub(crate) struct Room {
     pub limit_bytes: u64,
 }
 
-/// Store, path, size and version are the content's identity; a footer further depends on the schema that it was renamed to.
+/// Where a footer is looked for, which has the identity of the object that it was read from; and the schema that it was renamed
+/// to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct FooterKey {
     pub store: Arc<str>,

@@ -35,10 +35,11 @@ const MAX_CHUNKS: usize = 1 << 29;
 /// Decompressed. A larger chunk would hold up the query that decompresses it, and push many others out.
 const MAX_CHUNK_BYTES: u64 = 16 << 20;
 
-/// A chunk is decompressed when it is read for this time, where the cache has room; and where it has not, so seldom that
-/// tables which are larger than the cache lose next to nothing by it.
-const READS_WITH_ROOM: u32 = 2;
-const READS_WHEN_FULL: u32 = 16;
+/// A chunk is decompressed when so much of it has been read as this many times the whole, where the cache has room; and where it
+/// has not, so seldom that tables which are larger than the cache lose next to nothing by it. Whoever looks up one page here and
+/// one there pays for no whole chunk.
+const READS_WITH_ROOM: u64 = 2;
+const READS_WHEN_FULL: u64 = 16;
 
 /// A chunk that the cache let go so often is read from the file again.
 const LOSSES: u32 = 2;
@@ -83,8 +84,8 @@ struct Chunks {
 
 #[derive(Debug)]
 enum State {
-    /// From the file, so many times.
-    Read(u32),
+    /// From the file, so many bytes in all.
+    Read(u64),
     /// Somebody is at it.
     Heating,
     Hot {
@@ -201,21 +202,18 @@ impl Footer {
     pub(crate) fn read(&self, ranges: &[Range<u64>], room: Room) -> Option<Turn<'_>> {
         let eligible = self.heat.eligible.get_or_init(|| self.all_eligible());
         let mut chunks = self.heat.chunks.lock();
-        let (mut due, mut last) = (None, None);
+        let mut due = None;
         for range in ranges {
             let after = eligible.partition_point(|(chunk, _)| chunk.start <= range.start);
-            let Some((_, chunk)) = after.checked_sub(1).map(|at| &eligible[at]).filter(|(chunk, _)| range.start < chunk.end) else {
+            let Some((stored, chunk)) = after.checked_sub(1).map(|at| &eligible[at]).filter(|(chunk, _)| range.start < chunk.end) else {
                 continue;
             };
-            if last.replace(*chunk) == Some(*chunk) {
-                continue;
-            }
             let state = chunks.states.entry(*chunk).or_insert(State::Read(0));
-            let State::Read(reads) = state else { continue };
-            *reads = reads.saturating_add(1);
+            let State::Read(read) = state else { continue };
+            *read = read.saturating_add(range.end.saturating_sub(range.start));
             let is_due = |bytes| {
-                let enough = if bytes <= room.free_bytes { READS_WITH_ROOM } else { READS_WHEN_FULL };
-                bytes <= room.limit_bytes && *reads >= enough
+                let times = if bytes <= room.free_bytes { READS_WITH_ROOM } else { READS_WHEN_FULL };
+                bytes <= room.limit_bytes && *read >= times * (stored.end - stored.start)
             };
             if due.is_none() && self.column(*chunk).and_then(decompressed_bytes).is_some_and(is_due) {
                 *state = State::Heating;
@@ -322,7 +320,7 @@ impl Footer {
         for (at, row_group) in self.metadata.row_groups().iter().enumerate() {
             let mut columns = vec![anchor(row_group, schema.column(0))?];
             let pages = self.metadata.offset_index().and_then(|index| index.get(at)).unwrap_or(&no_pages);
-            let mut all_pages = vec![pages_of_anchor(row_group.num_rows())];
+            let mut all_pages: Vec<_> = pages.first().cloned().into_iter().collect();
             for ((column, pages), chunk) in row_group.columns().iter().zip(pages).zip(&mut chunks) {
                 match hot.get(&chunk) {
                     Some(layout) => {
@@ -367,13 +365,6 @@ fn anchored(schema: &SchemaDescriptor) -> Result<SchemaDescPtr> {
 fn anchor(row_group: &RowGroupMetaData, column: ColumnDescPtr) -> Result<ColumnChunkMetaData> {
     let first = row_group.columns().first().and_then(stored).map_or(0, |range| range.start);
     ColumnChunkMetaData::builder(column).set_num_values(row_group.num_rows()).set_data_page_offset(signed(first)?).build()
-}
-
-fn pages_of_anchor(rows: i64) -> OffsetIndexMetaData {
-    let mut index = OffsetIndexBuilder::new();
-    index.append_row_count(rows);
-    index.append_offset_and_size(0, 0);
-    index.build()
 }
 
 fn with_columns(row_group: &RowGroupMetaData, schema: &SchemaDescPtr, columns: Vec<ColumnChunkMetaData>) -> Result<RowGroupMetaData> {
@@ -529,9 +520,9 @@ mod tests {
     fn what_is_read_twice_is_hot_where_there_is_room() {
         let (bytes, footer) = footer();
         let range = footer.stored(Chunk(4)).unwrap();
-        let part = range.start + 3..range.end - 1;
-        let read = || footer.read(std::slice::from_ref(&part), EMPTY);
-        assert!(footer.read(&[part.clone(), part.clone()], EMPTY).is_none());
+        let (part, rest) = (range.start..range.start + 30, range.start + 30..range.end);
+        let read = || footer.read(&[part.clone(), rest.clone()], EMPTY);
+        assert!(read().is_none() && footer.read(std::slice::from_ref(&part), EMPTY).is_none());
         let turn = read().unwrap();
         assert_eq!(turn.chunk, Chunk(4));
         assert!(read().is_none());

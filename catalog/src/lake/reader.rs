@@ -4,7 +4,8 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Weak};
+use std::time::SystemTime;
 
 use arrow::datatypes::{Schema, TimeUnit};
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
+use parking_lot::Mutex;
 use parquet::arrow::arrow_reader::ArrowReaderOptions;
 use parquet::arrow::async_reader::{AsyncFileReader, MetadataFetch};
 use parquet::arrow::parquet_to_arrow_schema;
@@ -63,6 +65,7 @@ impl LakeReaderFactory {
             path,
             size_bytes,
             scanned,
+            held: None,
             metrics: None,
         }
     }
@@ -78,6 +81,7 @@ impl ParquetFileReaderFactory for LakeReaderFactory {
     ) -> datafusion::common::Result<Box<dyn AsyncFileReader + Send>> {
         let scanned = file.extension::<ScannedFile>().cloned().unwrap_or_default();
         let mut reader = self.file(file.object_meta.location, file.object_meta.size, scanned);
+        reader.held = reader.scanned.held();
         reader.metrics = Some(ParquetFileMetrics::new(partition, reader.path.as_ref(), metrics));
         Ok(Box::new(reader))
     }
@@ -91,7 +95,13 @@ pub(crate) struct ScannedFile {
     /// [`LakeFile::shape`].
     shape: Option<u64>,
     /// By which all readers of the scan read it, whatever is under its name by now.
-    footer: Arc<OnceLock<Arc<Footer>>>,
+    footer: Arc<Mutex<Option<Pinned>>>,
+}
+
+/// Held by those who read: a scan of many files does not keep all of their footers in memory.
+struct Pinned {
+    footer: Weak<Footer>,
+    identity: Option<Identity>,
 }
 
 impl ScannedFile {
@@ -102,6 +112,27 @@ impl ScannedFile {
 
     pub(crate) fn of(file: &LakeFile) -> Self {
         Self { version: file.version, shape: file.shape, footer: Arc::default() }
+    }
+
+    fn held(&self) -> Option<Arc<Footer>> {
+        self.footer.lock().as_ref()?.footer.upgrade()
+    }
+
+    /// The footer that the scan has, or from now on this one, unless it is of another object than those before.
+    fn hold(&self, footer: Arc<Footer>) -> Option<Arc<Footer>> {
+        let mut pinned = self.footer.lock();
+        if let Some(before) = pinned.as_ref() {
+            if let Some(held) = before.footer.upgrade() {
+                return Some(held);
+            }
+            match (&before.identity, &footer.identity) {
+                (Some(before), Some(now)) if before.may_be_read_on(now) => {}
+                (None, None) => {}
+                _ => return None,
+            }
+        }
+        *pinned = Some(Pinned { footer: Arc::downgrade(&footer), identity: footer.identity.clone() });
+        Some(footer)
     }
 }
 
@@ -123,6 +154,7 @@ pub(crate) struct LakeFileReader {
     path: Path,
     size_bytes: u64,
     scanned: ScannedFile,
+    held: Option<Arc<Footer>>,
     metrics: Option<ParquetFileMetrics>,
 }
 
@@ -175,10 +207,14 @@ impl LakeFileReader {
     /// Whether what was read of an object with this identity may serve the next query. Files of table formats are written once;
     /// of a plain file on this machine, a change may be at work that its identity shows already.
     fn may_be_kept(&self, identity: Option<&Identity>) -> bool {
-        self.scanned.shape.is_none() || identity.is_none_or(Identity::is_settled)
+        self.scanned.shape.is_none() || identity.is_none_or(|identity| self.is_settled(identity))
     }
 
-    /// Another object has the name now.
+    fn is_settled(&self, identity: &Identity) -> bool {
+        identity.is_settled(self.caches.limits.settled, SystemTime::now())
+    }
+
+    /// It is another object's, or may be soon.
     async fn forget_footer(&self) {
         self.caches.footers.remove(&self.footer_key(&self.naming)).await;
     }
@@ -207,7 +243,7 @@ impl LakeFileReader {
         let naming = Naming::logical(schema.fields());
         let identity = tail.identity.clone();
         // What else may be wrong with the file, whoever reads it will be told.
-        if identity.as_ref().is_none_or(Identity::is_settled)
+        if identity.as_ref().is_none_or(|identity| self.is_settled(identity))
             && let Ok((footer, shape)) = renamed(tail, &encoded, &naming).await
         {
             let footer = Arc::new(Footer::new(footer, self.size_bytes, identity, shape));
@@ -252,16 +288,17 @@ impl LakeFileReader {
     }
 
     /// The footer by which this scan reads the file.
-    async fn pinned(&self) -> Result<&Arc<Footer>> {
-        if let Some(footer) = self.scanned.footer.get() {
-            return Ok(footer);
+    async fn pinned(&mut self) -> Result<Arc<Footer>> {
+        if let Some(footer) = self.held.clone().or_else(|| self.scanned.held()) {
+            return Ok(Arc::clone(self.held.insert(footer)));
         }
         let mut footer = self.footer().await?;
         if let Some(renewed) = footer.renewed() {
             footer = Arc::new(renewed);
             self.caches.footers.insert(self.footer_key(&self.naming), Arc::clone(&footer)).await;
         }
-        Ok(self.scanned.footer.get_or_init(|| footer))
+        let footer = self.scanned.hold(footer).ok_or_else(|| external(replaced(&self.path)))?;
+        Ok(Arc::clone(self.held.insert(footer)))
     }
 
     fn range_key(&self, footer: &Footer, range: &Range<u64>, decompressed: Option<Chunk>) -> RangeKey {
@@ -344,7 +381,7 @@ impl LakeFileReader {
     }
 
     /// Counts what was read, and decompresses what is read often. Of remote files only what is at hand: nothing is asked of a
-    /// store for the sake of the next query. Of local ones only what is known as this file's whatever comes under its name, or
+    /// store for the sake of the next query, nor of a disk. Of local ones only what is known as this file's whatever comes under its name, or
     /// columns of two files would meet in one row.
     async fn note(&self, footer: &Footer, ranges: &[Range<u64>], read: &[Bytes]) {
         let is_known = self.is_remote() || footer.identity.is_some();
@@ -357,8 +394,7 @@ impl LakeFileReader {
         let whole = match ranges.iter().zip(read).find(|(it, _)| **it == range) {
             Some((_, bytes)) => Some(bytes.clone()),
             None if self.is_remote() => None,
-            // The query has what it asked for, whatever becomes of this.
-            None => self.load(footer, std::slice::from_ref(&range)).await.ok().and_then(|mut bytes| bytes.pop()),
+            None => footer.identity.as_ref().and_then(|identity| self.store.get_resident(&self.path, &range, identity)),
         };
         let Some(whole) = whole else { return };
         match footer.decompress(chunk, whole) {
@@ -378,8 +414,8 @@ impl AsyncFileReader for LakeFileReader {
         async move {
             let footer = self.pinned().await?;
             let mut bytes = match self.may_be_kept(footer.identity.as_ref()) {
-                true => self.cached_ranges(footer, &[range]).await?,
-                false => self.load(footer, &[range]).await?,
+                true => self.cached_ranges(&footer, &[range]).await?,
+                false => self.load(&footer, &[range]).await?,
             };
             bytes.pop().ok_or_else(|| ParquetError::EOF("no bytes".to_owned()))
         }
@@ -389,6 +425,7 @@ impl AsyncFileReader for LakeFileReader {
     fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, Result<Vec<Bytes>>> {
         async move {
             let footer = self.pinned().await?;
+            let footer = footer.as_ref();
             let (mut stored, mut hot) = (Vec::with_capacity(ranges.len()), Vec::new());
             for range in &ranges {
                 match Chunk::at(range) {

@@ -151,16 +151,10 @@ impl CountingStore {
         self.counters.add(RequestKind::Footer);
         let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
         let found = self.inner.get_opts(path, options).await?;
-        if self.roots.is_none() {
-            let e_tag = found.meta.e_tag.as_deref().map(|e_tag| Identity::ETag(e_tag.into()));
-            return Ok((found.bytes().await?, e_tag));
-        }
         // Before the bytes: what is written meanwhile is another file to whoever reads on.
         let identity = match &found.payload {
-            GetResultPayload::File(file, _) if self.root_of(path).is_some_and(Root::is_near) => {
-                file.metadata().ok().as_ref().and_then(Identity::of_file)
-            }
-            _ => None,
+            GetResultPayload::File(file, _) => Identity::of_file(file),
+            GetResultPayload::Stream(_) => Identity::of_object(found.meta.e_tag.as_deref()),
         };
         Ok((found.bytes().await?, identity))
     }
@@ -172,12 +166,16 @@ impl CountingStore {
 
     /// Of the file on this machine that has this name.
     pub(crate) async fn identity(&self, path: &Path) -> Option<Identity> {
-        let root = self.root_of(path)?;
-        if let Some(identity) = root.identity(path) {
-            return Some(identity);
+        let root = self.root_of(path).filter(|root| root.is_near())?;
+        match root.identity(path) {
+            Some(identity) => Some(identity),
+            None => Identity::of_file(&self.open_file(path).await.ok()?),
         }
-        let file = self.open_file(path).await.ok()?;
-        if root.is_near() { Identity::of_file(&file.metadata().ok()?) } else { None }
+    }
+
+    /// A range of the file with this identity, where its bytes are in memory.
+    pub(crate) fn get_resident(&self, path: &Path, range: &Range<u64>, identity: &Identity) -> Option<Bytes> {
+        self.root_of(path)?.read(path, std::slice::from_ref(range), Some(identity))?.pop()
     }
 
     /// Ranges of the object with this identity, and of no other that has its name by now.
@@ -198,9 +196,8 @@ impl CountingStore {
                 let read = move || (read_ranges(&file, &ranges), is_of(&file, identity.as_ref()));
                 let failed = |source: std::io::Error| object_store::Error::Generic { store: "local file", source: source.into() };
                 match tokio::task::spawn_blocking(read).await? {
-                    (_, Ok(false)) => Err(replaced(path)),
-                    (bytes, Ok(true)) => bytes.map_err(failed),
-                    (_, Err(source)) => Err(failed(source)),
+                    (bytes, true) => bytes.map_err(failed),
+                    (_, false) => Err(replaced(path)),
                 }
             }
         }

@@ -1,13 +1,8 @@
 //! Which object or file it is that has a name, so that nothing is put together from two that had it one after the other.
 
-use std::fs::Metadata;
+use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-/// How long ago a file must have changed for a further change to show: file systems keep the time by a clock that may stand
-/// still for hundredths of a second, and set it when a write begins, which may take seconds. Tests of what is kept do not wait
-/// for it.
-const SETTLED: Duration = if cfg!(test) { Duration::ZERO } else { Duration::from_secs(10) };
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Identity {
@@ -26,27 +21,38 @@ pub(crate) enum Identity {
 }
 
 impl Identity {
+    /// Where it can be relied on: on a file system of this machine. Elsewhere, numbers and times may be another machine's, or
+    /// made up.
     #[cfg(target_os = "linux")]
-    pub(super) fn of_file(metadata: &Metadata) -> Option<Self> {
+    pub(super) fn of_file(file: &File) -> Option<Self> {
         use std::os::linux::fs::MetadataExt;
 
+        if !super::resident::is_near(rustix::fs::fstatfs(file)) {
+            return None;
+        }
+        let found = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
         Some(Self::File {
-            device: metadata.st_dev(),
-            inode: metadata.st_ino(),
-            size_bytes: metadata.len(),
-            modified: (metadata.st_mtime(), metadata.st_mtime_nsec()),
-            changed: Duration::new(u64::try_from(metadata.st_ctime()).ok()?, u32::try_from(metadata.st_ctime_nsec()).ok()?),
+            device: found.st_dev(),
+            inode: found.st_ino(),
+            size_bytes: found.len(),
+            modified: (found.st_mtime(), found.st_mtime_nsec()),
+            changed: Duration::new(u64::try_from(found.st_ctime()).ok()?, u32::try_from(found.st_ctime_nsec()).ok()?),
         })
     }
 
     #[cfg(not(target_os = "linux"))]
-    pub(super) fn of_file(_metadata: &Metadata) -> Option<Self> {
+    pub(super) fn of_file(_file: &File) -> Option<Self> {
         None
+    }
+
+    /// Where the tag is a strong one: no store gives an object by a weak one.
+    pub(super) fn of_object(e_tag: Option<&str>) -> Option<Self> {
+        e_tag.filter(|e_tag| !e_tag.starts_with("W/")).map(|e_tag| Self::ETag(e_tag.into()))
     }
 
     /// Whether a query that has begun to read the one may read on in the other: a file with new rights, or one more link to it,
     /// is the same to it.
-    pub(super) fn may_be_read_on(&self, now: &Self) -> bool {
+    pub(crate) fn may_be_read_on(&self, now: &Self) -> bool {
         match (self, now) {
             (
                 Self::File { device, inode, size_bytes, modified, .. },
@@ -56,15 +62,11 @@ impl Identity {
         }
     }
 
-    /// Whether everything that changes from now on is told by another identity.
-    pub(crate) fn is_settled(&self) -> bool {
-        self.is_unchanged_for(SETTLED, SystemTime::now())
-    }
-
-    fn is_unchanged_for(&self, time: Duration, now: SystemTime) -> bool {
+    /// Whether a file has not changed for so long that everything that changes from now on is told by another identity.
+    pub(crate) fn is_settled(&self, settled: Duration, now: SystemTime) -> bool {
         match self {
             Self::ETag(_) => true,
-            Self::File { changed, .. } => now.duration_since(UNIX_EPOCH + *changed).is_ok_and(|age| age >= time),
+            Self::File { changed, .. } => now.duration_since(UNIX_EPOCH + *changed).is_ok_and(|age| age >= settled),
         }
     }
 }
@@ -77,9 +79,16 @@ mod tests {
     fn a_file_that_has_just_changed_is_not_settled() {
         let changed = Duration::from_secs(1_000_000);
         let file = Identity::File { device: 1, inode: 2, size_bytes: 3, modified: (0, 0), changed };
-        let at = |seconds: f64| file.is_unchanged_for(Duration::from_secs(2), UNIX_EPOCH + Duration::from_secs_f64(seconds));
+        let at = |seconds: f64| file.is_settled(Duration::from_secs(2), UNIX_EPOCH + Duration::from_secs_f64(seconds));
         assert!(at(1_000_002.0) && !at(1_000_001.9) && !at(1_000_000.0) && !at(999_000.0));
-        assert!(Identity::ETag("a".into()).is_settled());
+        assert!(Identity::ETag("a".into()).is_settled(Duration::MAX, UNIX_EPOCH));
+    }
+
+    #[test]
+    fn a_weak_tag_tells_no_object() {
+        assert_eq!(Identity::of_object(Some("W/\"a\"")), None);
+        assert_eq!(Identity::of_object(None), None);
+        assert_eq!(Identity::of_object(Some("\"a\"")), Some(Identity::ETag("\"a\"".into())));
     }
 
     #[test]

@@ -34,10 +34,9 @@ impl Root {
 
     /// Looks where the folder lies, which may block.
     pub(super) fn look(&self) {
-        let _ = self.is_near.get_or_init(|| is_near(&on_disk(&self.path)));
+        let _ = self.is_near.get_or_init(|| lies_near(&on_disk(&self.path)));
     }
 
-    /// Whether the files' identities can be relied on: elsewhere, numbers and times may be another machine's, or made up.
     pub(super) fn is_near(&self) -> bool {
         self.is_near.get() == Some(&true)
     }
@@ -54,12 +53,12 @@ impl Root {
         let size_bytes = file.metadata().ok().filter(Metadata::is_file)?.len();
         let read = |range: &Range<u64>| if range.end <= size_bytes { read_range(&file, range) } else { None };
         let bytes = ranges.iter().map(read).collect::<Option<_>>()?;
-        is_of(&file, of).ok()?.then_some(bytes)
+        is_of(&file, of).then_some(bytes)
     }
 
     /// Which file it is that has this name, where that can be told without waiting.
     pub(super) fn identity(&self, path: &Path) -> Option<Identity> {
-        Identity::of_file(&self.open(path)?.metadata().ok().filter(Metadata::is_file)?)
+        Identity::of_file(&self.open(path)?)
     }
 
     fn open(&self, path: &Path) -> Option<File> {
@@ -74,9 +73,8 @@ impl Root {
 
 /// Whether the file that was read is this one still: to be asked after the last read, for a write sets the times before it
 /// sets the bytes.
-pub(super) fn is_of(file: &File, identity: Option<&Identity>) -> std::io::Result<bool> {
-    let Some(identity) = identity else { return Ok(true) };
-    Ok(Identity::of_file(&file.metadata()?).is_some_and(|now| identity.may_be_read_on(&now)))
+pub(super) fn is_of(file: &File, identity: Option<&Identity>) -> bool {
+    identity.is_none_or(|identity| Identity::of_file(file).is_some_and(|now| identity.may_be_read_on(&now)))
 }
 
 pub(super) fn on_disk(path: &Path) -> std::path::PathBuf {
@@ -84,10 +82,15 @@ pub(super) fn on_disk(path: &Path) -> std::path::PathBuf {
 }
 
 #[cfg(target_os = "linux")]
-fn is_near(folder: &FsPath) -> bool {
+fn lies_near(folder: &FsPath) -> bool {
+    is_near(rustix::fs::statfs(folder))
+}
+
+#[cfg(target_os = "linux")]
+pub(super) fn is_near(found: rustix::io::Result<rustix::fs::StatFs>) -> bool {
     // ext2 to ext4, XFS, Btrfs, tmpfs and overlayfs, by the numbers of statfs(2).
     const NEAR: [rustix::fs::FsWord; 5] = [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0x794c_7630];
-    rustix::fs::statfs(folder).is_ok_and(|found| NEAR.contains(&found.f_type))
+    found.is_ok_and(|found| NEAR.contains(&found.f_type))
 }
 
 #[cfg(target_os = "linux")]
@@ -119,7 +122,7 @@ fn read_range(file: &File, range: &Range<u64>) -> Option<Bytes> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn is_near(_folder: &FsPath) -> bool {
+fn lies_near(_folder: &FsPath) -> bool {
     false
 }
 

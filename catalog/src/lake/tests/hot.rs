@@ -44,6 +44,10 @@ fn properties(compression: Compression) -> WriterPropertiesBuilder {
     builder.set_max_row_group_row_count(Some(6_000)).set_data_page_row_count_limit(700).set_write_batch_size(100)
 }
 
+const HOUR: Duration = Duration::from_secs(3600);
+const LIMITS: CacheLimits =
+    CacheLimits { footer_bytes: 1 << 20, snapshot_bytes: 1 << 20, data_bytes: 1 << 30, staleness: HOUR, settled: Duration::ZERO };
+
 #[derive(Clone, Copy, Debug)]
 enum Place {
     Folder,
@@ -135,7 +139,7 @@ async fn what_is_not_compressed_or_has_no_page_index_is_read_from_the_file() {
 #[tokio::test(flavor = "multi_thread")]
 async fn chunks_that_the_cache_gave_up_are_read_all_the_same() {
     for (data_bytes, place) in [0, 40_000, 400_000].into_iter().flat_map(|data_bytes| PLACES.map(|place| (data_bytes, place))) {
-        let fixture = Fixture::with_limits(CacheLimits { data_bytes, staleness: Duration::from_secs(3600), ..CacheLimits::default() });
+        let fixture = Fixture::with_limits(CacheLimits { data_bytes, ..LIMITS });
         let table = open(&fixture, place, properties(Compression::ZSTD(ZstdLevel::default())).build()).await;
         ask(&fixture, &table).await;
     }
@@ -143,9 +147,21 @@ async fn chunks_that_the_cache_gave_up_are_read_all_the_same() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_footer_cache_nothing_is_hot() {
-    let fixture = Fixture::with_limits(CacheLimits { footer_bytes: 0, staleness: Duration::from_secs(3600), ..CacheLimits::default() });
+    let fixture = Fixture::with_limits(CacheLimits { footer_bytes: 0, ..LIMITS });
     let table = open(&fixture, Place::Folder, properties(Compression::SNAPPY).build()).await;
     assert_eq!(ask(&fixture, &table).await, 0);
+}
+
+/// Of a plain file on this machine that may be changing still, nothing is kept.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_just_changed_is_read_from_the_file() {
+    for (place, hot) in [(Place::Folder, 0), (Place::Bucket, 4 * 5)] {
+        let fixture = Fixture::with_limits(CacheLimits { settled: HOUR, ..LIMITS });
+        let table = open(&fixture, place, properties(Compression::SNAPPY).build()).await;
+        let footers = fixture.lake.stores.requests().footer;
+        assert_eq!(ask(&fixture, &table).await, hot, "{place:?}");
+        assert_eq!(fixture.lake.stores.requests().footer > footers, hot == 0, "{place:?}");
+    }
 }
 
 /// Whole chunks that were read are at hand; nothing else is asked of the store.

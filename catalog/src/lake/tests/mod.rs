@@ -41,7 +41,7 @@ impl Fixture {
     }
 
     fn with_staleness(staleness: Duration) -> Self {
-        Self::with_limits(CacheLimits { staleness, ..CacheLimits::default() })
+        Self::with_limits(CacheLimits { staleness, settled: Duration::ZERO, ..CacheLimits::default() })
     }
 
     fn with_limits(limits: CacheLimits) -> Self {
@@ -138,13 +138,13 @@ fn unpack(archive: &Path, into: &Path) {
     assert!(tar.wait().unwrap().success());
 }
 
-/// The rows of all Parquet files at a path.
 fn write_parquet(path: &Path, batch: &RecordBatch, properties: Option<WriterProperties>) {
     let mut writer = ArrowWriter::try_new(std::fs::File::create(path).unwrap(), batch.schema(), properties).unwrap();
     writer.write(batch).unwrap();
     writer.close().unwrap();
 }
 
+/// The rows of all Parquet files at a path.
 fn parquet_rows(path: &Path) -> Vec<RecordBatch> {
     let files: Vec<_> = if path.is_dir() {
         let all = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
