@@ -31,7 +31,7 @@ use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use super::reader::{LakeReaderFactory, ScannedFile};
 use super::rename::Naming;
 use super::scan::LakeTable;
-use super::snapshot::{FileBounds, LakeError, LakeFile, LakeSnapshot, PathedName, SnapshotId};
+use super::snapshot::{FileBounds, LakeError, LakeFile, LakeSnapshot};
 use super::table::{Lake, TableKey, TableSource};
 use super::union::{self, Clash};
 use crate::caches::{Held, Seen};
@@ -324,17 +324,7 @@ async fn parquet_table(
         deletes: Vec::new(),
     };
     let lake_files: Vec<_> = files.iter().zip(&seen).map(lake_file).collect();
-    let schema = Arc::new(schema);
-    let snapshot = LakeSnapshot {
-        id: SnapshotId(0),
-        schema: Arc::clone(&schema),
-        naming: PathedName::Logical,
-        name_mapping: None,
-        initial_defaults: Default::default(),
-        bounds: FileBounds::default().completed(&schema, &lake_files),
-        files: lake_files,
-        outside: Default::default(),
-    };
+    let snapshot = LakeSnapshot::of_files(Arc::new(schema), lake_files, FileBounds::default());
     Ok((LakeTable::new(Arc::new(snapshot), Arc::clone(&lake.stores), Arc::clone(&lake.caches)), seen))
 }
 

@@ -45,6 +45,20 @@ pub struct LakeSnapshot {
 }
 
 impl LakeSnapshot {
+    /// Of files that have the schema's names, and no version to be told by.
+    pub fn of_files(schema: SchemaRef, files: Vec<LakeFile>, bounds: FileBounds) -> Self {
+        Self {
+            id: SnapshotId(0),
+            bounds: bounds.completed(&schema, &files),
+            schema,
+            naming: PathedName::Logical,
+            name_mapping: None,
+            initial_defaults: HashMap::new(),
+            files,
+            outside: OnceLock::new(),
+        }
+    }
+
     /// What it takes of memory, about.
     pub fn memory_bytes(&self) -> usize {
         let file = |file: &LakeFile| {

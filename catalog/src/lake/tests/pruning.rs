@@ -7,7 +7,7 @@ use object_store::path::Path as ObjectPath;
 
 use super::*;
 use crate::lake::prune::prune;
-use crate::lake::{ColumnBounds, FileBounds, LakeFile, LakeSnapshot, PathedName, SnapshotId};
+use crate::lake::{ColumnBounds, FileBounds, LakeFile, LakeSnapshot};
 
 /// Files 0 to 3: `n` is 1..=10, 5..=20, unknown, all NULL; `s` has bounds in the first two; `p` is constant: a, NULL, b
 /// and, in the last, read from the file without bounds.
@@ -43,16 +43,7 @@ fn snapshot() -> LakeSnapshot {
         columns: [("n".to_owned(), n), ("s".to_owned(), s)].into_iter().collect(),
         row_counts: Some(UInt64Array::from(vec![10, 10, 10, 10])),
     };
-    LakeSnapshot {
-        id: SnapshotId(0),
-        bounds: bounds.completed(&schema, &files),
-        schema: Arc::new(schema),
-        naming: PathedName::Logical,
-        name_mapping: None,
-        initial_defaults: Default::default(),
-        files,
-        outside: Default::default(),
-    }
+    LakeSnapshot::of_files(Arc::new(schema), files, bounds)
 }
 
 #[test]
