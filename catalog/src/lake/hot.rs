@@ -64,6 +64,8 @@ pub(crate) struct Footer {
     pub identity: Option<Identity>,
     /// Of what the file itself says of its columns and rows.
     pub shape: u64,
+    /// Leaves of the schema by where their bloom filters lie.
+    filters: Arc<OnceLock<HashMap<Range<u64>, usize>>>,
     heat: Arc<Heat>,
 }
 
@@ -158,12 +160,32 @@ impl Drop for Turn<'_> {
 impl Footer {
     pub(crate) fn new(metadata: ParquetMetaData, size_bytes: u64, identity: Option<Identity>, shape: u64) -> Self {
         let metadata = Arc::new(metadata);
-        Self { current: Arc::clone(&metadata), metadata, generation: 0, size_bytes, identity, shape, heat: Arc::default() }
+        Self {
+            current: Arc::clone(&metadata),
+            metadata,
+            generation: 0,
+            size_bytes,
+            identity,
+            shape,
+            filters: Arc::default(),
+            heat: Arc::default(),
+        }
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {
         let current = if Arc::ptr_eq(&self.metadata, &self.current) { 0 } else { self.current.memory_size() };
         self.metadata.memory_size() + current + self.chunk_count() * CHUNK_STATE_BYTES
+    }
+
+    /// The column that has its bloom filter of a row group there.
+    pub(crate) fn filtered_column(&self, filter: &Range<u64>) -> Option<ColumnDescPtr> {
+        let filters = self.filters.get_or_init(|| {
+            let of_row_group = |row_group: &RowGroupMetaData| {
+                row_group.columns().iter().enumerate().filter_map(|(leaf, column)| Some((filter_of(column)?, leaf))).collect::<Vec<_>>()
+            };
+            self.metadata.row_groups().iter().flat_map(of_row_group).collect()
+        });
+        filters.get(filter).map(|leaf| self.metadata.file_metadata().schema_descr().column(*leaf))
     }
 
     /// The footer that shows what is hot now, if this one does not, and enough has come together.
@@ -193,6 +215,7 @@ impl Footer {
             size_bytes: self.size_bytes,
             identity: self.identity.clone(),
             shape: self.shape,
+            filters: Arc::clone(&self.filters),
             heat: Arc::clone(&self.heat),
         })
     }
@@ -412,6 +435,12 @@ fn stored(column: &ColumnChunkMetaData) -> Option<Range<u64>> {
     let start = u64::try_from(column.dictionary_page_offset().unwrap_or_else(|| column.data_page_offset())).ok()?;
     let end = start.checked_add(u64::try_from(column.compressed_size()).ok()?)?;
     (end < BEYOND).then_some(start..end)
+}
+
+/// Where a file says how long the filter is.
+fn filter_of(column: &ColumnChunkMetaData) -> Option<Range<u64>> {
+    let start = u64::try_from(column.bloom_filter_offset()?).ok()?;
+    Some(start..start.checked_add(u64::try_from(column.bloom_filter_length()?).ok()?)?)
 }
 
 /// Of a chunk that is compressed and not too large.

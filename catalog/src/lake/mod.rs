@@ -6,6 +6,7 @@ pub mod delta;
 mod evolve;
 pub(crate) mod hot;
 pub mod iceberg;
+mod lookup;
 pub(crate) mod plain;
 mod prune;
 mod reader;

@@ -249,7 +249,7 @@ fn json(mut options: Options) -> Result<JsonFormat, LakeError> {
     Ok(format)
 }
 
-/// The file itself, or those of the format below the folder; hidden ones, and markers such as `_SUCCESS`, are none.
+/// The files of a table, with a tag that tells each from whatever had its name before.
 async fn list(store: &CountingStore, location: &Location, format: &Format) -> Result<Vec<ObjectMeta>, LakeError> {
     let mut files = found(store, location, format).await?;
     for file in &mut files {
@@ -261,6 +261,7 @@ async fn list(store: &CountingStore, location: &Location, format: &Format) -> Re
     Ok(files)
 }
 
+/// The file itself, or those of the format below the folder; hidden ones, and markers such as `_SUCCESS`, are none.
 async fn found(store: &CountingStore, location: &Location, format: &Format) -> Result<Vec<ObjectMeta>, LakeError> {
     let failed = |source| LakeError::Storage { file: location.to_string(), source };
     match store.head(location.path()).await {
@@ -300,6 +301,7 @@ async fn parquet_table(
         store: lake.stores.counting(location.store())?,
         caches: Arc::clone(&lake.caches),
         naming: Arc::new(Naming::logical(&Fields::empty())),
+        lookups: Arc::default(),
     };
     let look = |file: &ObjectMeta| {
         let (version, url) = (version(file), url(location, file));

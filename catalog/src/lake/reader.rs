@@ -32,6 +32,7 @@ use parquet::file::page_index::column_index::ColumnIndexMetaData;
 use parquet::schema::types::SchemaDescriptor;
 
 use super::hot::{Chunk, Footer};
+use super::lookup::Lookups;
 use super::plain::canonical;
 use super::rename::Naming;
 use super::snapshot::LakeFile;
@@ -47,6 +48,7 @@ pub(crate) struct LakeReaderFactory {
     pub store: Arc<CountingStore>,
     pub caches: Arc<Caches>,
     pub naming: Arc<Naming>,
+    pub lookups: Arc<Lookups>,
 }
 
 impl fmt::Debug for LakeReaderFactory {
@@ -62,6 +64,7 @@ impl LakeReaderFactory {
             store: Arc::clone(&self.store),
             caches: Arc::clone(&self.caches),
             naming: Arc::clone(&self.naming),
+            lookups: Arc::clone(&self.lookups),
             path,
             size_bytes,
             scanned,
@@ -151,6 +154,7 @@ pub(crate) struct LakeFileReader {
     store: Arc<CountingStore>,
     caches: Arc<Caches>,
     naming: Arc<Naming>,
+    lookups: Arc<Lookups>,
     path: Path,
     size_bytes: u64,
     scanned: ScannedFile,
@@ -380,9 +384,9 @@ impl LakeFileReader {
         loaded.map_err(|error| ParquetError::External(Box::new(SharedError(error))))
     }
 
-    /// Counts what was read, and decompresses what is read often. Of remote files only what is at hand: nothing is asked of a
-    /// store for the sake of the next query, nor of a disk. Of local ones only what is known as this file's whatever comes under its name, or
-    /// columns of two files would meet in one row.
+    /// Counts what was read, and decompresses what is read often: of remote files what is at hand, of local ones what is in
+    /// memory, for nothing is asked of a store or a disk for the sake of the next query. Of local files it must be known whose
+    /// it is, whatever comes under the name, or columns of two files would meet in one row.
     async fn note(&self, footer: &Footer, ranges: &[Range<u64>], read: &[Bytes]) {
         let is_known = self.is_remote() || footer.identity.is_some();
         if !is_known || !self.may_be_kept(footer.identity.as_ref()) {
@@ -413,11 +417,14 @@ impl AsyncFileReader for LakeFileReader {
     fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes>> {
         async move {
             let footer = self.pinned().await?;
+            let ranges = std::slice::from_ref(&range);
             let mut bytes = match self.may_be_kept(footer.identity.as_ref()) {
-                true => self.cached_ranges(&footer, &[range]).await?,
-                false => self.load(&footer, &[range]).await?,
+                true => self.cached_ranges(&footer, ranges).await?,
+                false => self.load(&footer, ranges).await?,
             };
-            bytes.pop().ok_or_else(|| ParquetError::EOF("no bytes".to_owned()))
+            let bytes = bytes.pop().ok_or_else(|| ParquetError::EOF("no bytes".to_owned()))?;
+            let column = if self.lookups.is_empty() { None } else { footer.filtered_column(&range) };
+            Ok(column.and_then(|column| self.lookups.short_filter(&column, &bytes)).unwrap_or(bytes))
         }
         .boxed()
     }

@@ -29,6 +29,7 @@ use roaring::RoaringTreemap;
 
 use super::deletes;
 use super::evolve::EvolveFactory;
+use super::lookup::Lookups;
 use super::prune::prune;
 use super::reader::{LakeReaderFactory, ScannedFile};
 use super::rename::Naming;
@@ -107,6 +108,7 @@ impl LakeTable {
             store: self.stores.counting(store)?,
             caches: Arc::clone(&self.caches),
             naming: Arc::clone(&self.naming),
+            lookups: Arc::default(),
         })
     }
 
@@ -126,13 +128,15 @@ impl LakeTable {
         options.global.coerce_int96_tz = Some("UTC".to_owned());
 
         let table_schema = layout.schema(&self.schema);
-        let mut source = ParquetSource::new(table_schema.clone())
-            .with_table_parquet_options(options)
-            .with_parquet_file_reader_factory(Arc::new(self.reader(store).map_err(external)?));
+        let mut reader = self.reader(store).map_err(external)?;
+        let mut source = ParquetSource::new(table_schema.clone()).with_table_parquet_options(options);
         if let Some(filters) = filters {
             let df_schema = DFSchema::try_from(Arc::clone(table_schema.table_schema()))?;
-            source = source.with_predicate(state.create_physical_expr(filters.clone(), &df_schema)?);
+            let predicate = state.create_physical_expr(filters.clone(), &df_schema)?;
+            reader.lookups = Arc::new(Lookups::of(&predicate));
+            source = source.with_predicate(predicate);
         }
+        source = source.with_parquet_file_reader_factory(Arc::new(reader));
         let metrics = MetricBuilder::new(source.metrics());
         metrics.global_counter(FILES_SCANNED).add(files.len());
 

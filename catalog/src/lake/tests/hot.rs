@@ -356,6 +356,35 @@ async fn a_pipe_in_a_files_place_is_refused() {
     assert!(error.contains("cannot read the footer"), "{error}");
 }
 
+/// Filters say of most row groups that they have not the value, and of none that has it.
+#[tokio::test(flavor = "multi_thread")]
+async fn values_are_found_by_their_bloom_filters() {
+    for place in PLACES {
+        let fixture = Fixture::new();
+        let properties = properties(Compression::SNAPPY).set_statistics_enabled(EnabledStatistics::None).set_bloom_filter_enabled(true);
+        let table = open(&fixture, place, properties.build()).await;
+        for run in 0..3 {
+            for row in (0..ROWS).step_by(1_117).chain([ROWS, -1]) {
+                let is_there = i64::from((0..ROWS).contains(&row));
+                for (sql, wanted) in [
+                    (format!("SELECT count(*) FROM t WHERE id = {row}"), is_there),
+                    (format!("SELECT count(*) FROM t WHERE id IN ({row}, {}, 7)", row - 6_000), 1 + is_there + i64::from(row >= 6_000)),
+                    (
+                        format!("SELECT count(*) FROM t WHERE long = 'row {row} of no other row''s text' AND id < 10000"),
+                        is_there * i64::from(row < 10_000),
+                    ),
+                ] {
+                    let wanted = if row == 7 { 1 } else { wanted };
+                    assert_eq!(fixture.query(&table, &sql).await.unwrap().value(), wanted.to_string(), "{sql}, {place:?}, run {run}");
+                }
+            }
+        }
+        let plan = fixture.query(&table, "EXPLAIN ANALYZE SELECT count(*) FROM t WHERE id = 4711").await.unwrap();
+        let plan = texts(plan.batches[0].column(1)).join("\n");
+        assert!(plan.contains("row_groups_pruned_bloom_filter=4 total → 1 matched"), "{plan}");
+    }
+}
+
 /// DataFusion tells by the offset of a row group's first column which part of a file it is in.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_row_group_stays_in_its_part_of_the_file() {
