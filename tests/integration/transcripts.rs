@@ -107,7 +107,7 @@ async fn run(name: &str) -> Result<()> {
 struct Session {
     address: String,
     lake_path: String,
-    /// By what the transcript calls them. A refused one is tried again.
+    /// By what the transcript calls them. A refused one signs in anew.
     connections: HashMap<String, Client>,
 }
 
@@ -148,6 +148,9 @@ impl Session {
             }
         };
         let answer = client.run(&record.sql.replace(FOLDER, &self.lake_path), door).await?;
+        if matches!(&answer, Answer::Error(message) if message.starts_with("UNAUTHENTICATED")) {
+            self.connections.remove(name);
+        }
         Ok(self.without_folder(answer))
     }
 

@@ -48,7 +48,7 @@ const LOSSES: u32 = 2;
 const CHUNKS_COPIED_AT_ONCE: usize = 1000;
 
 /// What is known of a chunk takes about this much memory.
-const CHUNK_STATE_BYTES: usize = 96;
+const CHUNK_STATE_BYTES: usize = 150;
 
 /// A file's footer with its page index, and which of its chunks are hot.
 #[derive(Debug)]
@@ -64,8 +64,8 @@ pub(crate) struct Footer {
     pub identity: Option<Identity>,
     /// Of what the file itself says of its columns and rows.
     pub shape: u64,
-    /// Leaves of the schema by where their bloom filters lie.
-    filters: Arc<OnceLock<HashMap<Range<u64>, usize>>>,
+    /// Leaves of the schema by where their bloom filters lie; none where several say that it is theirs.
+    filters: Arc<OnceLock<HashMap<Range<u64>, Option<usize>>>>,
     heat: Arc<Heat>,
 }
 
@@ -177,15 +177,18 @@ impl Footer {
         self.metadata.memory_size() + current + self.chunk_count() * CHUNK_STATE_BYTES
     }
 
-    /// The column that has its bloom filter of a row group there.
+    /// The one column that has its bloom filter of a row group there.
     pub(crate) fn filtered_column(&self, filter: &Range<u64>) -> Option<ColumnDescPtr> {
         let filters = self.filters.get_or_init(|| {
-            let of_row_group = |row_group: &RowGroupMetaData| {
-                row_group.columns().iter().enumerate().filter_map(|(leaf, column)| Some((filter_of(column)?, leaf))).collect::<Vec<_>>()
-            };
-            self.metadata.row_groups().iter().flat_map(of_row_group).collect()
+            let mut filters: HashMap<_, Option<usize>> = HashMap::new();
+            for (leaf, column) in self.metadata.row_groups().iter().flat_map(|row_group| row_group.columns().iter().enumerate()) {
+                let Some(range) = filter_of(column) else { continue };
+                filters.entry(range).and_modify(|it| *it = it.filter(|it| *it == leaf)).or_insert(Some(leaf));
+            }
+            filters
         });
-        filters.get(filter).map(|leaf| self.metadata.file_metadata().schema_descr().column(*leaf))
+        let leaf = filters.get(filter).copied().flatten()?;
+        Some(self.metadata.file_metadata().schema_descr().column(leaf))
     }
 
     /// The footer that shows what is hot now, if this one does not, and enough has come together.
@@ -596,6 +599,25 @@ mod tests {
         let nothing = Room { free_bytes: 0, limit_bytes: 0 };
         let range = footer.stored(Chunk(2)).unwrap();
         assert!((0..40).all(|_| footer.read(std::slice::from_ref(&range), nothing).is_none()));
+    }
+
+    #[test]
+    fn a_filter_is_of_one_column() {
+        let (bytes, metadata) = file();
+        let filtered = |metadata: &ParquetMetaData, chunk: usize, start: i64| {
+            with_column(metadata, chunk, |columns| {
+                let builder = columns[chunk % 3].clone().into_builder();
+                columns[chunk % 3] = builder.set_bloom_filter_offset(Some(start)).set_bloom_filter_length(Some(47)).build().unwrap();
+            })
+        };
+        let metadata =
+            [(1, 5), (4, 100), (2, 200), (3, 200), (5, -1)].iter().fold(metadata, |it, (chunk, start)| filtered(&it, *chunk, *start));
+        let footer = Footer::new(metadata, bytes.len() as u64, None, 0);
+        let column = |start: u64| footer.filtered_column(&(start..start + 47)).map(|column| column.name().to_owned());
+        assert_eq!((column(5), column(100)), (Some("b".to_owned()), Some("b".to_owned())));
+        // Of one column in one row group, and of another in the other.
+        assert_eq!((column(200), column(6)), (None, None));
+        assert!(footer.filtered_column(&(5..50)).is_none());
     }
 
     #[test]

@@ -16,6 +16,9 @@ use twox_hash::XxHash64;
 
 const BLOCK_BYTES: usize = 32;
 
+/// Blocks of a filter for each value that is asked for: with fewer, to copy it whole and ask for all of them is cheaper.
+const BLOCKS_PER_VALUE: usize = 8;
+
 /// What a scan's predicate demands: that each of these columns has one of these values.
 #[derive(Debug, Default)]
 pub(crate) struct Lookups(HashMap<String, Vec<Value>>);
@@ -48,7 +51,7 @@ impl Lookups {
     pub(crate) fn short_filter(&self, column: &ColumnDescriptor, filter: &[u8]) -> Option<Bytes> {
         let [name] = column.path().parts() else { return None };
         let values = self.0.get(name).filter(|values| values.iter().all(|value| value.is_of(column)))?;
-        let blocks = blocks(filter)?;
+        let blocks = blocks(filter).filter(|blocks| blocks.len() / BLOCK_BYTES >= (values.len() - 1) * BLOCKS_PER_VALUE)?;
         let may_hold = values.iter().any(|value| value.may_be_in(blocks));
         let mut short = Vec::new();
         Sbbf::new(&[if may_hold { u8::MAX } else { 0 }; BLOCK_BYTES]).write(&mut short).ok()?;
@@ -70,17 +73,19 @@ impl Value {
 
     /// Whether the column holds such values as they are.
     fn is_of(&self, column: &ColumnDescriptor) -> bool {
-        let is_plain = |bits| match column.logical_type_ref() {
-            None => column.converted_type() == ConvertedType::NONE,
+        let is_signed = |bits, converted| match column.logical_type_ref() {
+            None => [ConvertedType::NONE, converted].contains(&column.converted_type()),
             Some(LogicalType::Integer(integer)) => integer.bit_width == bits && integer.is_signed,
             Some(_) => false,
         };
+        let is_text = || match column.logical_type_ref() {
+            None => column.converted_type() == ConvertedType::UTF8,
+            Some(logical) => *logical == LogicalType::String,
+        };
         match self {
-            Self::Int32(_) => column.physical_type() == PhysicalType::INT32 && is_plain(32),
-            Self::Int64(_) => column.physical_type() == PhysicalType::INT64 && is_plain(64),
-            Self::Text(_) => {
-                column.physical_type() == PhysicalType::BYTE_ARRAY && matches!(column.logical_type_ref(), Some(LogicalType::String))
-            }
+            Self::Int32(_) => column.physical_type() == PhysicalType::INT32 && is_signed(32, ConvertedType::INT_32),
+            Self::Int64(_) => column.physical_type() == PhysicalType::INT64 && is_signed(64, ConvertedType::INT_64),
+            Self::Text(_) => column.physical_type() == PhysicalType::BYTE_ARRAY && is_text(),
         }
     }
 
@@ -131,6 +136,9 @@ mod tests {
     const FILE: &str = "message file {
         optional int64 n; optional int32 i; optional binary s (STRING); optional int64 t (TIMESTAMP(MICROS, true));
         optional int64 u (INTEGER(64, false)); optional binary b; optional group g { optional int64 n; } }";
+    /// As writers that know no logical types have it.
+    const OLD_FILE: &str = "message file { optional int64 n (INT_64); optional int32 i (INT_32); optional binary s (UTF8);
+        optional int64 t (TIMESTAMP_MICROS); optional int64 u (UINT_64); optional binary b (ENUM); optional group g { optional int64 n; } }";
 
     fn filter(bytes: usize, fill: impl FnOnce(&mut Sbbf)) -> Bytes {
         let mut filter = Sbbf::new_with_num_of_bytes(bytes);
@@ -145,9 +153,13 @@ mod tests {
         let fields =
             [("n", DataType::Int64), ("i", DataType::Int32), ("s", DataType::Utf8View), ("t", DataType::Int64), ("u", DataType::Int64)];
         let schema = Schema::new(fields.map(|(name, data_type)| Field::new(name, data_type, true)).to_vec());
-        let file = SchemaDescriptor::new(Arc::new(parse_message_type(FILE).unwrap()));
         let lookups = Lookups::of(&logical2physical(&predicate, &schema));
-        let short = lookups.short_filter(&file.column(column), filter)?;
+        let [short, of_old] = [FILE, OLD_FILE].map(|file| {
+            let file = SchemaDescriptor::new(Arc::new(parse_message_type(file).unwrap()));
+            lookups.short_filter(&file.column(column), filter)
+        });
+        assert_eq!(short, of_old);
+        let short = short?;
         let answer = Sbbf::new(blocks(&short).unwrap());
         let all: Vec<bool> = (0..1000_i64).map(|number| answer.check(&number)).collect();
         assert!(all.windows(2).all(|pair| pair[0] == pair[1]), "it says one thing to all");
@@ -196,6 +208,9 @@ mod tests {
             assert_eq!(answers(is(name), column, &numbers), None, "{name} {column}");
         }
         assert_eq!(answers(col("s").eq(lit("a")), 5, &numbers), None);
+        // More values than it is worth to ask for one by one.
+        let among = |count: i64| col("n").in_list((0..count).map(lit).collect(), false);
+        assert_eq!((answers(among(5), 0, &numbers), answers(among(6), 0, &numbers)), (Some(false), None));
         // No filters, or cut ones.
         for bytes in
             [&b""[..], &[0x15], &numbers[..numbers.len() % BLOCK_BYTES], &numbers[..numbers.len() - 1], &numbers[1..], &numbers[..40]]

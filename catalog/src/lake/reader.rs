@@ -413,7 +413,7 @@ impl LakeFileReader {
 }
 
 impl AsyncFileReader for LakeFileReader {
-    /// DataFusion reads bloom filters this way, one after the other, and nothing else: they are cached wherever they may be.
+    /// DataFusion reads bloom filters this way, one after the other, and next to nothing else: they are cached wherever they may be.
     fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes>> {
         async move {
             let footer = self.pinned().await?;
