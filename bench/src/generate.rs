@@ -1,11 +1,13 @@
-//! Writing it all: one set of Parquet files under a Delta and an Iceberg table, in constant memory.
+//! Writing it all: one set of Parquet files under a Delta and an Iceberg table, in constant memory: months are written
+//! beside each other, one to a core.
 //!
 //! `<out>/delta/<table>` and `<out>/iceberg/<table>` hold the same data files (hard links), since a location belongs to
 //! one table.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 
@@ -68,47 +70,78 @@ fn write_events(out: &Path, seed: u64, events: u64, persons: u64) -> Result<Tabl
     let epidemic = Epidemic::new(seed, events);
     let schema = tables::events_schema();
     let root = out.join("delta").join("events");
-    let mut files = Vec::new();
-    let mut row = 0u64;
-    for month in 0..MONTHS {
-        let start = month_start(month);
-        let mut pending: Vec<tables::Event> = Vec::with_capacity(BATCH_ROWS);
-        let mut writer: Option<DataFileWriter> = None;
-        let mut flush = |pending: &mut Vec<tables::Event>, writer: &mut Option<DataFileWriter>| -> Result<()> {
-            if pending.is_empty() {
-                return Ok(());
-            }
-            if writer.as_ref().is_some_and(|open| open.rows() >= FILE_ROWS)
-                && let Some(full) = writer.take()
-            {
-                files.push(full.close()?);
-            }
-            let open = match writer {
-                Some(open) => open,
-                None => {
-                    let path = PathBuf::from(format!("event_month={start}")).join(format!("part-{:05}.parquet", files.len()));
-                    writer.insert(DataFileWriter::create(&root, path, &schema, Some(epoch_days(start)))?)
-                }
-            };
-            open.write(&tables::events_batch(seed, persons, pending)?)?;
-            pending.clear();
-            Ok(())
-        };
-        for cell in epidemic.month(month) {
-            for date in epidemic.days(month, &cell, row) {
-                pending.push(tables::Event { row, date: epoch_days(date), disease: cell.disease, region: cell.region });
-                row += 1;
-            }
-            if pending.len() >= BATCH_ROWS {
-                flush(&mut pending, &mut writer)?;
-            }
+    // What a row holds depends on its number, so months can be written beside each other.
+    let first_rows: Vec<u64> = (0..MONTHS)
+        .scan(0, |rows, month| {
+            let first = *rows;
+            *rows += epidemic.month(month).map(|cell| u64::from(cell.events)).sum::<u64>();
+            Some(first)
+        })
+        .collect();
+    let next = AtomicU32::new(0);
+    let writer = || -> Result<Vec<(u32, Vec<DataFile>)>> {
+        let mut written = Vec::new();
+        loop {
+            let month = next.fetch_add(1, Ordering::Relaxed);
+            let Some(first_row) = first_rows.get(month as usize) else { return Ok(written) };
+            written.push((month, write_month(&root, &epidemic, seed, persons, month, *first_row)?));
         }
-        flush(&mut pending, &mut writer)?;
-        if let Some(open) = writer {
-            files.push(open.close()?);
+    };
+    let mut months = std::thread::scope(|threads| -> Result<Vec<(u32, Vec<DataFile>)>> {
+        let count = std::thread::available_parallelism().map_or(1, usize::from);
+        let writers: Vec<_> = (0..count).map(|_| threads.spawn(writer)).collect();
+        let mut months = Vec::new();
+        for writer in writers {
+            months.extend(writer.join().map_err(|_| anyhow!("a writer of events panicked"))??);
+        }
+        Ok(months)
+    })?;
+    months.sort_by_key(|(month, _)| *month);
+    Ok(Table { name: "events", schema, files: months.into_iter().flat_map(|(_, files)| files).collect(), by_month: true })
+}
+
+/// The files of a month, whose rows are numbered from `first_row`.
+fn write_month(root: &Path, epidemic: &Epidemic, seed: u64, persons: u64, month: u32, first_row: u64) -> Result<Vec<DataFile>> {
+    let start = month_start(month);
+    let schema = tables::events_schema();
+    let mut files = Vec::new();
+    let mut row = first_row;
+    let mut pending: Vec<tables::Event> = Vec::with_capacity(BATCH_ROWS);
+    let mut writer: Option<DataFileWriter> = None;
+    let mut flush = |pending: &mut Vec<tables::Event>, writer: &mut Option<DataFileWriter>| -> Result<()> {
+        if pending.is_empty() {
+            return Ok(());
+        }
+        if writer.as_ref().is_some_and(|open| open.rows() >= FILE_ROWS)
+            && let Some(full) = writer.take()
+        {
+            files.push(full.close()?);
+        }
+        let open = match writer {
+            Some(open) => open,
+            None => {
+                let path = PathBuf::from(format!("event_month={start}")).join(format!("part-{:05}.parquet", files.len()));
+                writer.insert(DataFileWriter::create(root, path, &schema, Some(epoch_days(start)))?)
+            }
+        };
+        open.write(&tables::events_batch(seed, persons, pending)?)?;
+        pending.clear();
+        Ok(())
+    };
+    for cell in epidemic.month(month) {
+        for date in epidemic.days(month, &cell, row) {
+            pending.push(tables::Event { row, date: epoch_days(date), disease: cell.disease, region: cell.region });
+            row += 1;
+        }
+        if pending.len() >= BATCH_ROWS {
+            flush(&mut pending, &mut writer)?;
         }
     }
-    Ok(Table { name: "events", schema, files, by_month: true })
+    flush(&mut pending, &mut writer)?;
+    if let Some(open) = writer {
+        files.push(open.close()?);
+    }
+    Ok(files)
 }
 
 fn write_persons(out: &Path, seed: u64, persons: u64) -> Result<Table> {
