@@ -72,9 +72,17 @@ fn late(node: &Arc<dyn ExecutionPlan>) -> Option<Arc<dyn ExecutionPlan>> {
         distinct = safe.into_iter().map(|(_, part)| part).collect();
     }
     let source = source.with_predicate(conjunction(distinct.into_iter().map(Arc::clone)));
-    let source = if is_late { source.with_pushdown_filters(true) } else { source };
+    let source = if is_late { pushed_down(source) } else { source };
     let config = FileScanConfigBuilder::from(config.clone()).with_source(Arc::new(source)).build();
     Some(DataSourceExec::from_data_source(config))
+}
+
+/// The predicate is evaluated while decoding. What it has read is decoded again for the few rows that are left: to keep it,
+/// Parquet would decode all rows of each batch with one that is asked for.
+fn pushed_down(source: ParquetSource) -> ParquetSource {
+    let mut options = source.table_parquet_options().clone();
+    options.global.max_predicate_cache_size = Some(0);
+    source.with_table_parquet_options(options).with_pushdown_filters(true)
 }
 
 /// Which rows a predicate leaves out.

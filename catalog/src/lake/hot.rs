@@ -1,16 +1,17 @@
 //! Hot column chunks, decompressed. The pages of a chunk that is read again and again are kept in the data
 //! cache as they are after decompression, and the footer that readers get says that the chunk is not compressed and lies
 //! beyond the file's end, at an address of its own. So the Parquet reader decodes it as any other, and only the reader of
-//! the file's bytes knows where they come from.
+//! the file's bytes knows where they come from. Of whole numbers, the pages may be cut anew ([`super::repage`]).
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::buf::Reader;
 use bytes::{Buf, Bytes};
 use parking_lot::Mutex;
-use parquet::basic::{ColumnOrder, Compression, PageType, Repetition, Type as PhysicalType};
+use parquet::basic::{ColumnOrder, Compression, Encoding, PageType, Repetition, Type as PhysicalType};
 use parquet::column::page::{CompressedPage, PageReader, PageWriter};
 use parquet::errors::{ParquetError, Result};
 use parquet::file::metadata::{
@@ -23,6 +24,7 @@ use parquet::file::serialized_reader::SerializedPageReader;
 use parquet::file::writer::{SerializedPageWriter, TrackedWrite};
 use parquet::schema::types::{ColumnDescPtr, SchemaDescPtr, SchemaDescriptor, Type};
 
+use super::repage::repaged;
 use crate::caches::Room;
 use crate::stores::Identity;
 
@@ -40,6 +42,10 @@ const MAX_CHUNK_BYTES: u64 = 16 << 20;
 /// one there pays for no whole chunk.
 const READS_WITH_ROOM: u64 = 2;
 const READS_WHEN_FULL: u64 = 16;
+
+/// Of stored chunks, a scan decompresses this much and as much again as it has read: whoever looks up one row pays for a chunk or
+/// two at a time.
+const ALWAYS_SPENT: u64 = 2 << 20;
 
 /// A chunk that the cache let go so often is read from the file again.
 const LOSSES: u32 = 2;
@@ -99,15 +105,35 @@ enum State {
 }
 
 /// Of a decompressed chunk: the dictionary, if there is one, and then the pages, each with its header.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub(crate) struct Layout {
     dictionary_bytes: u64,
-    page_bytes: Vec<u32>,
+    pages: Vec<Page>,
+    /// Of the pages, where they are not those of the file.
+    bounds: Option<ColumnIndexMetaData>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Page {
+    first_row: i64,
+    bytes: u32,
 }
 
 impl Layout {
     fn bytes(&self) -> u64 {
-        self.dictionary_bytes + self.page_bytes.iter().map(|bytes| u64::from(*bytes)).sum::<u64>()
+        self.dictionary_bytes + self.pages.iter().map(|page| u64::from(page.bytes)).sum::<u64>()
+    }
+
+    fn memory_bytes(&self) -> usize {
+        // Bounds of whole numbers: two values and a count.
+        let page_bytes = size_of::<Page>() + if self.bounds.is_some() { 3 * size_of::<i64>() } else { 0 };
+        size_of::<Self>() + self.pages.len() * page_bytes
+    }
+}
+
+impl State {
+    fn layout_bytes(&self) -> usize {
+        if let Self::Hot { layout, .. } = self { layout.memory_bytes() } else { 0 }
     }
 }
 
@@ -126,6 +152,26 @@ impl Chunk {
 
     fn address(self) -> u64 {
         BEYOND + u64::from(self.0) * STRIDE
+    }
+}
+
+/// Bytes that a scan has read of files, and of chunks that it has decompressed for the scans after it: not many more.
+#[derive(Debug, Default)]
+pub(crate) struct Effort {
+    read: AtomicU64,
+    spent: AtomicU64,
+}
+
+impl Effort {
+    fn read(&self, ranges: &[Range<u64>]) {
+        let bytes = ranges.iter().fold(0u64, |sum, range| sum.saturating_add(range.end.saturating_sub(range.start)));
+        self.read.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn spend(&self, bytes: u64) -> bool {
+        let read = self.read.load(Ordering::Relaxed);
+        let with = |spent: u64| spent.checked_add(bytes).filter(|spent| *spent <= read.saturating_add(ALWAYS_SPENT));
+        self.spent.fetch_update(Ordering::Relaxed, Ordering::Relaxed, with).is_ok()
     }
 }
 
@@ -174,7 +220,8 @@ impl Footer {
 
     pub(crate) fn memory_bytes(&self) -> usize {
         let current = if Arc::ptr_eq(&self.metadata, &self.current) { 0 } else { self.current.memory_size() };
-        self.metadata.memory_size() + current + self.chunk_count() * CHUNK_STATE_BYTES
+        let layouts = self.heat.chunks.lock().states.values().map(State::layout_bytes).sum::<usize>();
+        self.metadata.memory_size() + current + self.chunk_count() * CHUNK_STATE_BYTES + layouts
     }
 
     /// The one column that has its bloom filter of a row group there.
@@ -223,9 +270,10 @@ impl Footer {
         })
     }
 
-    /// Counts these ranges of the file as read, and tells which chunk should be decompressed now: one at most, or a query
-    /// would pay for all that come after it.
-    pub(crate) fn read(&self, ranges: &[Range<u64>], room: Room) -> Option<Turn<'_>> {
+    /// Counts these ranges of the file as read, and tells which chunk should be decompressed now: one at most, and for no more
+    /// than this scan has `effort` left, or a query would pay for all that come after it.
+    pub(crate) fn read(&self, ranges: &[Range<u64>], room: Room, effort: &Effort) -> Option<Turn<'_>> {
+        effort.read(ranges);
         let eligible = self.heat.eligible.get_or_init(|| self.all_eligible());
         let mut chunks = self.heat.chunks.lock();
         let mut due = None;
@@ -241,7 +289,10 @@ impl Footer {
                 let times = if bytes <= room.free_bytes { READS_WITH_ROOM } else { READS_WHEN_FULL };
                 bytes <= room.limit_bytes && *read >= times * (stored.end - stored.start)
             };
-            if due.is_none() && self.column(*chunk).and_then(decompressed_bytes).is_some_and(is_due) {
+            if due.is_none()
+                && self.column(*chunk).and_then(decompressed_bytes).is_some_and(is_due)
+                && effort.spend(stored.end - stored.start)
+            {
                 *state = State::Heating;
                 due = Some(Turn { footer: self, chunk: *chunk });
             }
@@ -269,31 +320,60 @@ impl Footer {
     /// What the chunk is decompressed, given its bytes in the file. The same whenever it is done.
     pub(crate) fn decompress(&self, chunk: Chunk, stored: Bytes) -> Result<(Bytes, Layout)> {
         let (column, pages) = self.column(chunk).zip(self.pages(chunk)).ok_or_else(|| no_chunk(chunk))?;
+        let pages = pages.page_locations();
         let (start, rows) = (self.stored(chunk)?.start, self.row_group(chunk).map_or(0, RowGroupMetaData::num_rows));
-        let rows = usize::try_from(rows).map_err(|_| no_chunk(chunk))?;
+        let row_count = usize::try_from(rows).map_err(|_| no_chunk(chunk))?;
         let file = Arc::new(Part { start, bytes: stored });
-        let mut reader = SerializedPageReader::new(file, column, rows, Some(pages.page_locations().clone()))?;
+        let mut reader = SerializedPageReader::new(file, column, row_count, Some(pages.to_vec()))?;
         let room = usize::try_from(column.uncompressed_size()).map_err(|_| no_chunk(chunk))?;
         let mut sink = TrackedWrite::new(Vec::with_capacity(room));
         let mut writer = SerializedPageWriter::new(&mut sink);
-        let mut layout = Layout { dictionary_bytes: 0, page_bytes: Vec::with_capacity(pages.page_locations().len()) };
+        let mut layout = Layout { dictionary_bytes: 0, pages: Vec::with_capacity(pages.len()), bounds: None };
+        let (mut first_rows, mut encodings) = (pages.iter().map(|page| page.first_row_index), Vec::with_capacity(pages.len()));
         while let Some(page) = reader.get_next_page()? {
-            let bytes = page.buffer().len();
+            let (bytes, encoding) = (page.buffer().len(), page.encoding());
             // What the footer says need not be so.
             if layout.bytes() + bytes as u64 > 2 * MAX_CHUNK_BYTES {
                 return Err(no_chunk(chunk));
             }
             let written = writer.write_page(CompressedPage::new(page, bytes))?;
-            match written.page_type {
-                PageType::DICTIONARY_PAGE => layout.dictionary_bytes += written.bytes_written,
-                _ => layout.page_bytes.push(u32::try_from(written.bytes_written).map_err(|_| no_chunk(chunk))?),
+            if let PageType::DICTIONARY_PAGE = written.page_type {
+                layout.dictionary_bytes += written.bytes_written;
+                continue;
             }
+            let first_row = first_rows.next().ok_or_else(|| no_chunk(chunk))?;
+            layout.pages.push(Page { first_row, bytes: u32::try_from(written.bytes_written).map_err(|_| no_chunk(chunk))? });
+            encodings.push(encoding);
         }
-        let bytes = sink.into_inner()?;
-        if layout.page_bytes.len() != pages.page_locations().len() || layout.bytes() != bytes.len() as u64 {
+        let bytes = Bytes::from(sink.into_inner()?);
+        if layout.pages.len() != pages.len() || layout.bytes() != bytes.len() as u64 {
             return Err(no_chunk(chunk));
         }
-        Ok((Bytes::from(bytes.into_boxed_slice()), layout))
+        let better = self.repaged(chunk, rows, &layout, &encodings, &bytes)?;
+        let (bytes, layout) = better.unwrap_or((bytes, layout));
+        Ok((Bytes::from(Vec::from(bytes).into_boxed_slice()), layout))
+    }
+
+    /// The decompressed chunk with pages of our own, where they are better.
+    fn repaged(&self, chunk: Chunk, rows: i64, layout: &Layout, encodings: &[Encoding], bytes: &Bytes) -> Result<Option<(Bytes, Layout)>> {
+        let column = self.column(chunk).ok_or_else(|| no_chunk(chunk))?;
+        let (start, row_count) = (chunk.address(), usize::try_from(rows).map_err(|_| no_chunk(chunk))?);
+        let file = Arc::new(Part { start, bytes: bytes.clone() });
+        let pages = pages_beyond(rows, layout, start)?.page_locations().clone();
+        let reader = SerializedPageReader::new(file, &beyond(column, layout, start)?, row_count, Some(pages))?;
+        let first_rows = layout.pages.iter().map(|page| usize::try_from(page.first_row)).collect::<Result<Vec<_>, _>>();
+        let first_rows = first_rows.map_err(|_| no_chunk(chunk))?;
+        let ends = first_rows.iter().skip(1).copied().chain([row_count]);
+        let page_rows: Vec<_> = first_rows.iter().zip(ends).map(|(start, end)| *start..end).collect();
+        let (descriptor, dictionary_bytes) = (column.column_descr_ptr(), layout.dictionary_bytes as usize);
+        let Some(better) = repaged(&descriptor, &page_rows, dictionary_bytes, encodings, Box::new(reader))? else { return Ok(None) };
+        let page = |it: &PageLocation| u32::try_from(it.compressed_page_size).map(|bytes| Page { first_row: it.first_row_index, bytes });
+        let pages = better.pages.iter().map(page).collect::<Result<Vec<_>, _>>().map_err(|_| no_chunk(chunk))?;
+        let dictionary_bytes = better.pages.first().map_or(0, |first| first.offset);
+        let dictionary_bytes = u64::try_from(dictionary_bytes).map_err(|_| no_chunk(chunk))?;
+        let layout = Layout { dictionary_bytes, pages, bounds: Some(better.bounds) };
+        let is_whole = layout.bytes() == better.bytes.len() as u64 && layout.bytes() <= 2 * MAX_CHUNK_BYTES;
+        Ok(is_whole.then_some((Bytes::from(better.bytes), layout)))
     }
 
     fn row_group(&self, chunk: Chunk) -> Option<&RowGroupMetaData> {
@@ -351,7 +431,7 @@ impl Footer {
                 match hot.get(&chunk) {
                     Some(layout) => {
                         columns.push(beyond(column, layout, chunk.address())?);
-                        all_pages.push(pages_beyond(pages.page_locations(), row_group.num_rows(), layout, chunk.address())?);
+                        all_pages.push(pages_beyond(row_group.num_rows(), layout, chunk.address())?);
                     }
                     None => {
                         columns.push(column.clone());
@@ -365,8 +445,15 @@ impl Footer {
         let orders = file.column_orders().map(|orders| [ColumnOrder::UNDEFINED].into_iter().chain(orders.iter().copied()).collect());
         let created_by = file.created_by().map(str::to_owned);
         let file = FileMetaData::new(file.version(), file.num_rows(), created_by, None, schema, orders);
+        let mut chunks = (0..MAX_CHUNKS as u32).map(Chunk);
         let bounds = self.metadata.column_index().map(|index| {
-            index.iter().map(|columns| [ColumnIndexMetaData::NONE].into_iter().chain(columns.iter().cloned()).collect()).collect()
+            let bounds_now = |(stored, chunk): (&ColumnIndexMetaData, Chunk)| {
+                hot.get(&chunk).and_then(|layout| layout.bounds.as_ref()).unwrap_or(stored).clone()
+            };
+            let with_anchor = |columns: &Vec<ColumnIndexMetaData>| {
+                [ColumnIndexMetaData::NONE].into_iter().chain(columns.iter().zip(&mut chunks).map(bounds_now)).collect()
+            };
+            index.iter().map(with_anchor).collect()
         });
         let built = ParquetMetaDataBuilder::new(file).set_row_groups(row_groups).set_column_index(bounds).set_offset_index(Some(index));
         Ok(built.build())
@@ -418,14 +505,14 @@ fn beyond(column: &ColumnChunkMetaData, layout: &Layout, address: u64) -> Result
         .build()
 }
 
-fn pages_beyond(stored: &[PageLocation], rows: i64, layout: &Layout, address: u64) -> Result<OffsetIndexMetaData> {
+fn pages_beyond(rows: i64, layout: &Layout, address: u64) -> Result<OffsetIndexMetaData> {
     let mut index = OffsetIndexBuilder::new();
     let mut at = address + layout.dictionary_bytes;
-    let ends = stored.iter().skip(1).map(|page| page.first_row_index).chain([rows]);
-    for ((page, end), bytes) in stored.iter().zip(ends).zip(&layout.page_bytes) {
-        index.append_row_count(end - page.first_row_index);
-        index.append_offset_and_size(signed(at)?, i32::try_from(*bytes)?);
-        at += u64::from(*bytes);
+    let ends = layout.pages.iter().skip(1).map(|page| page.first_row).chain([rows]);
+    for (page, end) in layout.pages.iter().zip(ends) {
+        index.append_row_count(end - page.first_row);
+        index.append_offset_and_size(signed(at)?, i32::try_from(page.bytes)?);
+        at += u64::from(page.bytes);
     }
     Ok(index.build())
 }
@@ -551,10 +638,11 @@ mod tests {
     #[test]
     fn what_is_read_twice_is_hot_where_there_is_room() {
         let (bytes, footer) = footer();
+        let effort = Effort::default();
         let range = footer.stored(Chunk(4)).unwrap();
         let (part, rest) = (range.start..range.start + 30, range.start + 30..range.end);
-        let read = || footer.read(&[part.clone(), rest.clone()], EMPTY);
-        assert!(read().is_none() && footer.read(std::slice::from_ref(&part), EMPTY).is_none());
+        let read = || footer.read(&[part.clone(), rest.clone()], EMPTY, &effort);
+        assert!(read().is_none() && footer.read(std::slice::from_ref(&part), EMPTY, &effort).is_none());
         let turn = read().unwrap();
         assert_eq!(turn.chunk, Chunk(4));
         assert!(read().is_none());
@@ -590,15 +678,81 @@ mod tests {
     #[test]
     fn where_there_is_no_room_it_takes_longer() {
         let (_, footer) = footer();
+        let effort = Effort::default();
         let range = footer.stored(Chunk(1)).unwrap();
         for _ in 1..READS_WHEN_FULL {
-            assert!(footer.read(std::slice::from_ref(&range), FULL).is_none());
+            assert!(footer.read(std::slice::from_ref(&range), FULL, &effort).is_none());
         }
-        footer.read(std::slice::from_ref(&range), FULL).unwrap().give_up();
-        assert!((0..40).all(|_| footer.read(std::slice::from_ref(&range), EMPTY).is_none()));
+        footer.read(std::slice::from_ref(&range), FULL, &effort).unwrap().give_up();
+        assert!((0..40).all(|_| footer.read(std::slice::from_ref(&range), EMPTY, &effort).is_none()));
         let nothing = Room { free_bytes: 0, limit_bytes: 0 };
         let range = footer.stored(Chunk(2)).unwrap();
-        assert!((0..40).all(|_| footer.read(std::slice::from_ref(&range), nothing).is_none()));
+        assert!((0..40).all(|_| footer.read(std::slice::from_ref(&range), nothing, &effort).is_none()));
+    }
+
+    #[test]
+    fn a_scan_decompresses_little_more_than_it_reads() {
+        let (_, footer) = footer();
+        let range = footer.stored(Chunk(1)).unwrap();
+        let effort = Effort::default();
+        assert!(effort.spend(ALWAYS_SPENT) && !effort.spend(1));
+        let read = || footer.read(std::slice::from_ref(&range), EMPTY, &effort);
+        assert!(read().is_none());
+        // So much has been read by now; for what was spent before nothing is left.
+        assert!(read().is_some() && effort.spend(range.end - range.start) && !effort.spend(1));
+        let other = footer.stored(Chunk(5)).unwrap();
+        effort.spent.fetch_add(1 << 30, Ordering::Relaxed);
+        assert!((0..5).all(|_| footer.read(std::slice::from_ref(&other), EMPTY, &effort).is_none()));
+        assert!(footer.read(std::slice::from_ref(&other), EMPTY, &Effort::default()).is_some());
+    }
+
+    /// One column of a row group, in pages of 5,000 rows.
+    fn chunk_of(values: ArrayRef, dictionary: bool) -> Layout {
+        let batch = RecordBatch::try_from_iter([("a", values)]).unwrap();
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::SNAPPY)
+            .set_dictionary_enabled(dictionary)
+            .set_data_page_row_count_limit(5_000)
+            .set_write_batch_size(100);
+        let mut bytes = Vec::new();
+        let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties.build())).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+        let bytes = Bytes::from(bytes);
+        let metadata = ParquetMetaDataReader::new().with_page_index_policy(PageIndexPolicy::Required).parse_and_finish(&bytes).unwrap();
+        let footer = Footer::new(metadata, bytes.len() as u64, None, 0);
+        let range = footer.stored(Chunk(0)).unwrap();
+        let stored = bytes.slice(range.start as usize..range.end as usize);
+        let (inflated, layout) = footer.decompress(Chunk(0), stored.clone()).unwrap();
+        assert_eq!(layout.bytes(), inflated.len() as u64);
+        // The same each time: a query may hold the footer of the time before.
+        let (again, same) = footer.decompress(Chunk(0), stored).unwrap();
+        assert!(again == inflated && same == layout);
+        layout
+    }
+
+    #[test]
+    fn numbers_that_lie_together_are_in_small_pages_and_weak_dictionaries_are_left_out() {
+        let ints = |value: fn(i64) -> Option<i64>| Arc::new(Int64Array::from_iter((0..10_000).map(value))) as ArrayRef;
+        let pages = |values, dictionary| {
+            let layout = chunk_of(values, dictionary);
+            (layout.pages.len(), layout.dictionary_bytes > 0, layout.bounds.is_some())
+        };
+        // Few values in order, and all unlike.
+        assert_eq!(pages(ints(|row| Some(row / 50)), true), (10, true, true));
+        assert_eq!(pages(ints(|row| (row % 4 != 1).then_some(row / 50)), true), (10, true, true));
+        assert_eq!(pages(ints(Some), true), (10, false, true));
+        assert_eq!(pages(ints(Some), false), (10, false, true));
+        // Unlike, and in no order.
+        assert_eq!(pages(ints(|row| Some(row * 7_919 % 10_000)), true), (3, false, true));
+        // As the file has them: in no order; one value; none; texts.
+        assert_eq!(pages(ints(|row| Some(row * 7_919 % 100)), true), (2, true, false));
+        assert_eq!(pages(ints(|_| Some(7)), true), (2, true, false));
+        assert_eq!(pages(ints(|_| None), true).2, false);
+        let texts = Arc::new(arrow::array::StringArray::from_iter_values((0..10_000).map(|row| format!("{row:06}"))));
+        assert_eq!(pages(texts, true).2, false);
+        let Some(ColumnIndexMetaData::INT64(bounds)) = chunk_of(ints(|row| Some(row / 50)), true).bounds else { panic!("no bounds") };
+        assert_eq!((bounds.min_values()[1], bounds.max_values()[1]), (20, 40));
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub(crate) mod plain;
 mod prune;
 mod reader;
 mod rename;
+mod repage;
 pub mod scan;
 pub mod snapshot;
 pub mod table;

@@ -302,6 +302,7 @@ async fn parquet_table(
         caches: Arc::clone(&lake.caches),
         naming: Arc::new(Naming::logical(&Fields::empty())),
         lookups: Arc::default(),
+        effort: Arc::default(),
     };
     let look = |file: &ObjectMeta| {
         let (version, url) = (version(file), url(location, file));

@@ -31,7 +31,7 @@ use parquet::file::metadata::{
 use parquet::file::page_index::column_index::ColumnIndexMetaData;
 use parquet::schema::types::SchemaDescriptor;
 
-use super::hot::{Chunk, Footer};
+use super::hot::{Chunk, Effort, Footer};
 use super::lookup::Lookups;
 use super::plain::canonical;
 use super::rename::Naming;
@@ -49,6 +49,7 @@ pub(crate) struct LakeReaderFactory {
     pub caches: Arc<Caches>,
     pub naming: Arc<Naming>,
     pub lookups: Arc<Lookups>,
+    pub effort: Arc<Effort>,
 }
 
 impl fmt::Debug for LakeReaderFactory {
@@ -65,6 +66,7 @@ impl LakeReaderFactory {
             caches: Arc::clone(&self.caches),
             naming: Arc::clone(&self.naming),
             lookups: Arc::clone(&self.lookups),
+            effort: Arc::clone(&self.effort),
             path,
             size_bytes,
             scanned,
@@ -155,6 +157,7 @@ pub(crate) struct LakeFileReader {
     caches: Arc<Caches>,
     naming: Arc<Naming>,
     lookups: Arc<Lookups>,
+    effort: Arc<Effort>,
     path: Path,
     size_bytes: u64,
     scanned: ScannedFile,
@@ -392,7 +395,7 @@ impl LakeFileReader {
         if !is_known || !self.may_be_kept(footer.identity.as_ref()) {
             return;
         }
-        let Some(turn) = footer.read(ranges, self.caches.ranges.room()) else { return };
+        let Some(turn) = footer.read(ranges, self.caches.ranges.room(), &self.effort) else { return };
         let chunk = turn.chunk;
         let Ok(range) = footer.stored(chunk) else { return turn.give_up() };
         let whole = match ranges.iter().zip(read).find(|(it, _)| **it == range) {

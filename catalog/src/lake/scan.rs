@@ -109,6 +109,7 @@ impl LakeTable {
             caches: Arc::clone(&self.caches),
             naming: Arc::clone(&self.naming),
             lookups: Arc::default(),
+            effort: Arc::default(),
         })
     }
 

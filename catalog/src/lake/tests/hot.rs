@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-use arrow::array::{Float64Array, Int64Array, ListArray, StringArray, StructArray};
+use arrow::array::{Date32Array, Decimal128Array, Float64Array, Int64Array, ListArray, StringArray, StructArray, UInt64Array};
 use arrow::buffer::{OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::prelude::SessionConfig;
@@ -118,6 +118,53 @@ async fn hot_chunks_hold_what_the_file_does() {
                 assert_eq!(ask(&fixture, &table).await, 4 * 5, "{codec:?} {version:?} {dictionary} {place:?}");
             }
         }
+    }
+}
+
+/// Whole numbers in pages of our own, with and without NULL: `day` and `signed` are sorted, `key` has no value twice, and the rest is neither.
+fn numbers() -> RecordBatch {
+    let each = |value: fn(i64) -> Option<i64>| Int64Array::from_iter((0..ROWS).map(value));
+    let day = Date32Array::from_iter((0..ROWS as i32).map(|row| (row % 13 != 4 && !(5_000..9_000).contains(&row)).then_some(row / 300)));
+    let columns: [(&str, ArrayRef); 7] = [
+        ("day", Arc::new(day)),
+        ("signed", Arc::new(each(|row| Some((row - ROWS / 2) * 100_000_000_000_000)))),
+        ("unsigned", Arc::new(UInt64Array::from_iter_values((0..ROWS as u64).map(|row| row * 900_000_000_000_000)))),
+        ("key", Arc::new(each(|row| Some(row * 7_919 % ROWS)))),
+        ("few", Arc::new(each(|row| (row % 3 != 0).then_some(row % 5)))),
+        ("none", Arc::new(each(|_| None))),
+        ("cents", Arc::new(Decimal128Array::from_iter_values((0..ROWS).map(i128::from)).with_precision_and_scale(12, 2).unwrap())),
+    ];
+    RecordBatch::try_from_iter(columns.into_iter().map(|(name, values)| (name, values))).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_of_our_own_hold_what_the_file_s_do() {
+    for (version, dictionary) in
+        [(WriterVersion::PARQUET_1_0, true), (WriterVersion::PARQUET_2_0, true), (WriterVersion::PARQUET_2_0, false)]
+    {
+        let fixture = Fixture::new();
+        let properties = properties(Compression::ZSTD(ZstdLevel::default())).set_writer_version(version).set_dictionary_enabled(dictionary);
+        let properties = properties.set_data_page_row_count_limit(5_000).set_dictionary_page_size_limit(20_000);
+        write_parquet(&fixture.path().join("t.parquet"), &numbers(), Some(properties.build()));
+        let table = fixture.lake.open(&fixture.source(TableFormat::Parquet, "t.parquet")).await.unwrap();
+        for sql in [
+            "SELECT * FROM t",
+            "SELECT key FROM t WHERE day BETWEEN '1970-01-11' AND '1970-01-12'",
+            "SELECT day, key, few, \"unsigned\", cents FROM t WHERE signed = -300000000000000",
+            "SELECT day, signed FROM t WHERE key IN (0, 17, 4711, 19999)",
+            "SELECT count(*) FROM t WHERE \"unsigned\" > 9300000000000000000 AND none IS NULL",
+            "SELECT max(key), min(signed), count(day) FROM t WHERE cents >= 123.45 AND cents < 130 AND day IS NOT NULL",
+            "SELECT day, count(*), sum(key) FROM t WHERE few = 1 GROUP BY day ORDER BY day",
+            "SELECT key FROM t WHERE day IS NULL",
+        ] {
+            let first = fixture.query(&table, sql).await.unwrap();
+            assert!(first.rows() > 0, "{sql}");
+            for run in 0..RUNS {
+                let answer = fixture.query(&table, sql).await.unwrap();
+                assert_eq!(difference(&answer.batches, &first.batches), None, "{sql}, run {run}, {version:?} {dictionary}");
+            }
+        }
+        assert_eq!(fixture.lake.caches().hot_chunks().await, 4 * 7, "{version:?} {dictionary}");
     }
 }
 
