@@ -134,7 +134,7 @@ fn numbers() -> RecordBatch {
         ("none", Arc::new(each(|_| None))),
         ("cents", Arc::new(Decimal128Array::from_iter_values((0..ROWS).map(i128::from)).with_precision_and_scale(12, 2).unwrap())),
     ];
-    RecordBatch::try_from_iter(columns.into_iter().map(|(name, values)| (name, values))).unwrap()
+    RecordBatch::try_from_iter(columns).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
