@@ -7,8 +7,10 @@ export PATH := $(PARTS)/cargo/bin:$(PATH)
 BIN := $(CARGO_TARGET_DIR)/debug/lazaret
 SCALE ?= 10m
 PEERS ?= duckdb,datafusion
+SF ?= 10
+MINUTES ?= 60
 
-.PHONY: run test setup fmt lint deny unit integration drivers fuzz bench install
+.PHONY: run test setup fmt lint deny unit integration drivers fuzz bench tpch soak install
 
 ## Builds, makes sample data, serves on 127.0.0.1:32010 and prints how to connect.
 # Always the whole workspace: another selection has other features, and compiles every dependency again.
@@ -55,6 +57,19 @@ bench:
 	bench/setup.sh "$(PEERS)"
 	$(PARTS)/bench-venv/bin/python bench/run.py "$(CARGO_TARGET_DIR)/release" "$(SCALE)" --peers "$(PEERS)" $(BENCH)
 	$(PARTS)/bench-venv/bin/python bench/policy.py "$(CARGO_TARGET_DIR)/release" "$(SCALE)"
+
+## TPC-H over Delta and over Iceberg, with peers on the same files: make tpch SF=1 PEERS=duckdb BENCH="--runs 5"
+tpch:
+	cargo build --locked --workspace --release
+	bench/setup.sh "$(PEERS),tables"
+	$(PARTS)/bench-venv/bin/python bench/tpch.py "$(CARGO_TARGET_DIR)/release" "$(SF)" --peers "$(PEERS)" --format delta $(BENCH)
+	$(PARTS)/bench-venv/bin/python bench/tpch.py "$(CARGO_TARGET_DIR)/release" "$(SF)" --peers "$(PEERS)" --format iceberg $(BENCH)
+
+## All that users do to a server, for an hour, and whether its memory stays flat: make soak MINUTES=1440 SCALE=100m
+soak:
+	cargo build --locked --workspace --release
+	bench/setup.sh tables
+	$(PARTS)/bench-venv/bin/python bench/soak.py "$(CARGO_TARGET_DIR)/release" "$(SCALE)" --minutes "$(MINUTES)"
 
 ## The release binary, in ~/.cargo/bin.
 install:

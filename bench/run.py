@@ -5,6 +5,7 @@ Usage: run.py BINARY_FOLDER SCALE [--peers duckdb,datafusion,pyspark,chdb,roapi]
 """
 
 import argparse
+import functools
 import os
 import pathlib
 import shutil
@@ -74,8 +75,6 @@ class Race:
                 self.skipped[name] = str(error)
                 say(f"{name} is skipped: {error}")
         self.oracle = self.worker("duckdb")
-        self.events = self.count("events")
-        self.persons = self.count("person")
 
     def worker(self, name):
         return Worker(name, self.tables, self.server.listen, self.chosen.timeout_s)
@@ -84,6 +83,18 @@ class Race:
         for worker in filter(None, [*self.workers.values(), self.oracle]):
             worker.stop()
         shutil.rmtree(self.answers)
+
+    @functools.cached_property
+    def events(self):
+        return self.count("events")
+
+    @functools.cached_property
+    def persons(self):
+        return self.count("person")
+
+    def draws(self):
+        """Literals, from the first ones on."""
+        return Draws(self.chosen.seed, self.events, self.persons)
 
     def count(self, table):
         return self.answer(self.oracle, f"SELECT count(*) FROM {table}")[0][0].as_py()
@@ -96,7 +107,7 @@ class Race:
 
     def check_oracle(self):
         """DuckDB's answers against those that numpy makes of the definitions."""
-        literals = Draws(self.chosen.seed, self.events, self.persons).next()
+        literals = self.draws().next()
         for query in self.chosen.queries:
             if (check := by_hand.CHECKS.get(query.name)) and (
                 unlike := answers.difference(self.answer(self.oracle, query.sql("duckdb", literals)), check(self.tables))
@@ -105,7 +116,7 @@ class Race:
 
     def compare(self, query):
         """Which engines give the oracle's answers; what is wrong with the others, and how many rows there are."""
-        draws = Draws(self.chosen.seed, self.events, self.persons)
+        draws = self.draws()
         troubles, rows = {}, 0
         for turn in range(COMPARED_LITERALS if query.selective else 1):
             literals = draws.next()
@@ -151,7 +162,7 @@ class Race:
             if not worker.process.is_alive():
                 self.workers[name] = self.worker(name)
         troubles, rows = self.compare(query)
-        draws = Draws(self.chosen.seed, self.events, self.persons)
+        draws = self.draws()
         fixed = draws.next()
         figures = {}
         meters = {name: self.usage(name) for name in self.running(troubles)}
@@ -183,7 +194,7 @@ class Race:
 
     def cold(self, rows):
         """The first query of a process that has just been started, and has its connection."""
-        literals = Draws(self.chosen.seed, self.events, self.persons).next()
+        literals = self.draws().next()
         ready_ms = []
         for row, query in zip(rows, self.chosen.queries):
             say(f"{query.name}, cold")

@@ -9,7 +9,8 @@ venv=$cache/parts/bench-venv
 wanted=,${1:-duckdb,datafusion},
 
 say() { printf 'bench: %s\n' "$*" >&2; }
-install() { "$venv/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: "$@"; }
+# Wheels only, but for PySpark, which comes as source alone and has nothing to compile.
+install() { "$venv/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: --no-binary pyspark "$@"; }
 
 # A stamp holds the hash of what it was made from.
 needed=$(sed '/^# peers/,$d' "$here/requirements.txt")
@@ -22,9 +23,18 @@ if [ ! -f "$venv/.made-from-$stamp" ]; then
   touch "$venv/.made-from-$stamp"
 fi
 
-for peer in $(sed '1,/^# peers/d' "$here/requirements.txt"); do
+for peer in $(sed '1,/^# peers/d; /^# tables/,$d' "$here/requirements.txt"); do
   [[ $wanted == *,${peer%%=*},* ]] || continue
   [ -f "$venv/.has-$peer" ] && continue
   say "$peer"
   if install "$peer"; then touch "$venv/.has-$peer"; else say "$peer does not install, and is skipped"; fi
 done
+
+# `tables` is no peer: it is what makes and changes tables for TPC-H and the soak.
+makers=$(sed '1,/^# tables/d' "$here/requirements.txt")
+stamp=$(sha256sum <<<"$makers" | cut -c1-16)
+if [[ $wanted == *,tables,* ]] && [ ! -f "$venv/.has-tables-$stamp" ]; then
+  say "what makes and changes tables"
+  install -r /dev/stdin <<<"$makers"
+  touch "$venv/.has-tables-$stamp"
+fi

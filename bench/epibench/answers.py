@@ -34,10 +34,13 @@ def column_differs(left, right):
     nulls = pc.not_equal(pc.is_null(left), pc.is_null(right)).to_numpy()
     if nulls.any():
         return numpy.flatnonzero(nulls)
-    if pa.types.is_floating(left.type) or pa.types.is_floating(right.type):
+    scales = [column.type.scale for column in (left, right) if pa.types.is_decimal(column.type)]
+    if pa.types.is_floating(left.type) or pa.types.is_floating(right.type) or len(set(scales)) == 2:
+        # A quotient that is a decimal ends at its last digit, where it was rounded or cut off.
+        least = max([TOLERANCE, *(10.0**-scale for scale in scales)])
         left, right = (pc.fill_null(column.cast(pa.float64()), 0).to_numpy() for column in (left, right))
-        return numpy.flatnonzero(~numpy.isclose(left, right, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True))
-    if left.type != right.type:
+        return numpy.flatnonzero(~numpy.isclose(left, right, rtol=TOLERANCE, atol=least, equal_nan=True))
+    if left.type != right.type and len(scales) < 2:
         return f"is {left.type} instead of {right.type}"
     return numpy.flatnonzero(pc.fill_null(pc.not_equal(left, right), False).to_numpy())
 

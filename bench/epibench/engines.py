@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 
-from .server import PASSWORD, POLICIES, TABLES, connect
+from .server import PASSWORD, POLICIES, connect, names
 
 
 class Lazaret:
@@ -40,7 +40,7 @@ class DuckDB:
         self.database = duckdb.connect()
         self.database.execute("SET TimeZone = 'UTC'")
         self.database.execute("SET parquet_metadata_cache = true")
-        for table in TABLES:
+        for table in names(tables):
             self.database.execute(f"CREATE VIEW {table} AS SELECT * FROM read_parquet('{parquet(tables, table)}')")
 
     def client(self):
@@ -55,7 +55,7 @@ class DataFusion:
         import datafusion
 
         self.context = datafusion.SessionContext()
-        for table in TABLES:
+        for table in names(tables):
             self.context.register_parquet(table, f"{tables}/delta/{table}/")
 
     def client(self):
@@ -74,6 +74,8 @@ class PySpark:
             "spark.sql.session.timeZone": "UTC",
             "spark.sql.shuffle.partitions": str(2 * os.cpu_count()),
             "spark.ui.enabled": "false",
+            "spark.ui.showConsoleProgress": "false",
+            "spark.driver.extraJavaOptions": f"-Djava.io.tmpdir={tempfile.gettempdir()}",
             "spark.driver.host": "127.0.0.1",
             "spark.driver.bindAddress": "127.0.0.1",
         }
@@ -82,7 +84,7 @@ class PySpark:
             builder = builder.config(name, value)
         self.session = builder.getOrCreate()
         self.session.sparkContext.setLogLevel("ERROR")
-        for table in TABLES:
+        for table in names(tables):
             self.session.read.parquet(f"{tables}/delta/{table}").createOrReplaceTempView(table)
 
     def client(self):
@@ -98,7 +100,7 @@ class ChDB:
         self.session = session.Session()
         for setting in ("join_use_nulls = 1", "session_timezone = 'UTC'", "allow_experimental_correlated_subqueries = 1"):
             self.session.query(f"SET {setting}")
-        for table in TABLES:
+        for table in names(tables):
             self.session.query(f"CREATE VIEW {table} AS SELECT * FROM file('{parquet(tables, table)}', Parquet)")
 
     def client(self):
@@ -117,7 +119,7 @@ class Roapi:
         options = {"format": "parquet", "use_memory_table": False}
         config = {
             "addr": {"flight_sql": self.listen, "http": f"127.0.0.1:{ports[1]}", "postgres": f"127.0.0.1:{ports[2]}"},
-            "tables": [{"name": table, "uri": f"{tables}/delta/{table}/", "option": options} for table in TABLES],
+            "tables": [{"name": table, "uri": f"{tables}/delta/{table}/", "option": options} for table in names(tables)],
             "flight_sql_config": {"auth_basic": {"username": "national", "password": PASSWORD}},
         }
         with tempfile.NamedTemporaryFile("w", suffix=".yml") as file:

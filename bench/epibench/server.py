@@ -11,34 +11,44 @@ import adbc_driver_flightsql.dbapi as flightsql
 from .queries import THREE_STATES
 
 PASSWORD = "epibench-admin"
-TABLES = ["events", "region", "facility", "person", "serial_interval"]
 # Everybody is under a policy: `national` under one that shows all of the country, `regional` under that of Q14.
 POLICIES = {"national": "true", "regional": THREE_STATES}
 READY_S = 60
 
 
 def made(folder, scale):
-    """Where the benchmark's things of this scale are; its tables are made where they are missing."""
+    """EpiBench's `kept` of this scale."""
+    generate = [str(folder / "lazaret-bench"), "generate", "--scale", scale, "--out"]
+    return kept(scale, lambda tables: subprocess.run([*generate, str(tables)], check=True))
+
+
+def kept(name, make):
+    """Where a benchmark's things are, and its tables, which are made where they are missing."""
     cache = pathlib.Path(os.environ.get("BUILD_CACHE", pathlib.Path.home() / ".cache" / "lazaret"))
-    home = cache / "bench" / scale
+    home = cache / "bench" / name
     tables = home / "tables"
     if not (tables / ".complete").exists():
-        subprocess.run([str(folder / "lazaret-bench"), "generate", "--out", str(tables), "--scale", scale], check=True)
+        make(tables)
         (tables / ".complete").touch()
     return home, tables
 
 
-def connect(listen, user):
-    return flightsql.connect(f"grpc://{listen}", db_kwargs={"username": user, "password": PASSWORD}, autocommit=True)
+def names(tables):
+    """Of the tables that lie there."""
+    return sorted(folder.name for folder in pathlib.Path(tables, "delta").iterdir())
+
+
+def connect(listen, user, password=PASSWORD):
+    return flightsql.connect(f"grpc://{listen}", db_kwargs={"username": user, "password": password}, autocommit=True)
 
 
 class Server:
-    def __init__(self, folder, tables, data_dir):
+    def __init__(self, folder, tables, data_dir, other_paths=()):
         self.command = [str(folder / "lazaret"), "serve", "--data-dir", str(data_dir), "--listen", "127.0.0.1:0"]
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("LAZARET_")},  # those would be settings
             "LAZARET_ADMIN_PASSWORD": PASSWORD,
-            "LAZARET_ALLOWED_PATHS": str(tables),
+            "LAZARET_ALLOWED_PATHS": ",".join(map(str, [tables, *other_paths])),
             "LAZARET_ADMIN_LISTEN": "",
         }
         self.tables, self.data_dir = tables, pathlib.Path(data_dir)
@@ -64,16 +74,16 @@ class Server:
         self.stop()
         self.start()
 
-    def setup(self, table_format):
-        """The tables, and two users who may read them."""
+    def setup(self, table_format, governed="events", policies=POLICIES):
+        """The tables, and users who may read them, with the policy of each on the governed one."""
         statements = [
             f"CREATE EXTERNAL TABLE {table} STORED AS {table_format.upper()} LOCATION '{self.tables}/{table_format}/{table}'"
-            for table in TABLES
+            for table in names(self.tables)
         ]
-        for user, rule in POLICIES.items():
+        for user, rule in policies.items():
             statements.append(f"CREATE USER {user} PASSWORD '{PASSWORD}'")
             statements.append(f"GRANT SELECT ON SCHEMA public TO USER {user}")
-            statements.append(f"CREATE POLICY {user} ON TABLE events FOR SELECT TO USER {user} USING ({rule})")
+            statements.append(f"CREATE POLICY {user} ON TABLE {governed} FOR SELECT TO USER {user} USING ({rule})")
         with connect(self.listen, "admin") as connection, connection.cursor() as cursor:
             for statement in statements:
                 cursor.execute(statement)

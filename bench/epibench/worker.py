@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import queue
 import signal
+import tempfile
 import threading
 import time
 
@@ -28,9 +29,10 @@ class Worker:
     def __init__(self, name, tables, listen=None, timeout_s=600):
         self.name, self.timeout_s = name, timeout_s
         self.dialect = engines.ENGINES[name].dialect
+        self.scratch = tempfile.TemporaryDirectory(prefix=f"{name}-")  # an engine that is killed tidies nothing up
         processes = multiprocessing.get_context("spawn")
         self.pipe, other = processes.Pipe()
-        self.process = processes.Process(target=serve, args=(other, name, str(tables), listen), daemon=True)
+        self.process = processes.Process(target=serve, args=(other, name, str(tables), listen, self.scratch.name), daemon=True)
         self.process.start()
         other.close()
         self.usage = Usage(self.process.pid)
@@ -73,10 +75,12 @@ class Worker:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(process.name), signal.SIGKILL)
         self.process.join()
+        self.scratch.cleanup()
 
 
-def serve(pipe, name, tables, listen):
+def serve(pipe, name, tables, listen, scratch):
     """In the new process: opens the engine, then does what it is told."""
+    os.environ["TMPDIR"] = scratch
     try:
         engine = engines.ENGINES[name](tables, listen)
         client = engine.client()
