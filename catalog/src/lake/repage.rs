@@ -47,7 +47,8 @@ pub(super) fn repaged(
         _ => return Ok(None),
     };
     let all_rows = rows.last().map_or(0, |last| last.end);
-    if column.max_rep_level() > 0 || all_rows > MAX_ROWS {
+    // Crafted levels are read otherwise by Arrow's decoder than by this one: where there may be NULL, the file's pages stay.
+    if column.max_def_level() > 0 || column.max_rep_level() > 0 || all_rows > MAX_ROWS {
         return Ok(None);
     }
     of(column, rows, dictionary_bytes, encodings, pages)
