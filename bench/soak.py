@@ -501,6 +501,7 @@ def markdown(result):
     mib = lambda count: report.number(count / 1024**2, 0)  # noqa: E731
     shown = {"rss_bytes": mib, "files": report.number, "threads": report.number}
     told = "Memory, open files and threads are flat, and every answer that is known was right." if result["passed"] else "**Not passed.**"
+    counts = lambda of: ", ".join(f"{count:,} {what}" for what, count in of.items())  # noqa: E731
     lines = [
         f"# Soak, {result['scale']}, {result['minutes_long']:g} minutes",
         "",
@@ -508,21 +509,27 @@ def markdown(result):
         "",
         f"- Machine: {host['cpu']}, {host['cores']} cores, {host['memory_gib']} GiB, {host['system']}; load before {host['load_before']:.2f}.",
         f"- {host['lazaret']}, commit {host['commit']}, {result['build']} build, with its defaults.",
-        "- Statements in the audit: " + ", ".join(f"{count:,} {status}" for status, count in result["statements"].items()) + ".",
-        "- Done: " + ", ".join(f"{count:,} {act}" for act, count in result["done"].items()) + ".",
-        f"- At the end {mib(last['cached_bytes'])} MiB in caches, {last['sessions']:,} sessions, {mib(last['data_dir_bytes'])} MiB in the data folder.",
+        f"- Statements in the audit: {counts(result['statements'])}.",
+        f"- Done: {counts(result['done'])}.",
+        f"- At the end: {mib(last['cached_bytes'])} MiB in caches, {last['sessions']:,} sessions, {mib(last['data_dir_bytes'])} MiB of data folder.",
     ]
     lines += [f"- Trouble: {what}, {count} times." for what, count in result["troubles"].items()]
     lines += ["", f"After the first quarter, a straight line through the medians of {PARTS} parts of the time:", ""]
-    trends = [(MEASURES[name], shown[name], trend) for name, trend in result["trends"].items()]
-    rows_ = [[name, *(show(trend[of]) for of in ("begin", "rise", "most", "an_hour"))] for name, show, trend in trends]
-    lines += report.table(["", "begins at", "rises by", "at most", "in an hour"], rows_)
+    lines += report.table(
+        ["", "begins at", "rises by", "at most", "in an hour"],
+        [
+            [MEASURES[name], *(shown[name](trend[of]) for of in ("begin", "rise", "most", "an_hour"))]
+            for name, trend in result["trends"].items()
+        ],
+    )
     lines += ["Least / median / most of each quarter:", ""]
-    rows_ = [
-        [str(number), *(" / ".join(shown[name](value) for value in quarter[name]) for name in MEASURES)]
-        for number, quarter in enumerate(result["quarters"], 1)
-    ]
-    lines += report.table(["quarter", *MEASURES.values()], rows_)
+    lines += report.table(
+        ["quarter", *MEASURES.values()],
+        [
+            [str(number), *(" / ".join(shown[name](value) for value in quarter[name]) for name in MEASURES)]
+            for number, quarter in enumerate(result["quarters"], 1)
+        ],
+    )
     return "\n".join(lines)
 
 
