@@ -34,22 +34,27 @@ def options():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=pathlib.Path, help="where the binaries are")
     parser.add_argument("scale", help="events: 100k, 10m, 1b")
-    parser.add_argument("--peers", default="duckdb,datafusion", help="any of " + ",".join(PEERS))
-    parser.add_argument("--queries", default=",".join(query.name for query in QUERIES))
-    parser.add_argument("--format", choices=["delta", "iceberg"], default="delta")
     parser.add_argument("--runs", type=int, default=5, help="hot runs of one text")
     parser.add_argument("--literal-runs", type=int, default=200, help="runs of a selective query with new literals")
     parser.add_argument("--clients", default="1,8,64", help="clients at a time; empty: none")
     parser.add_argument("--seconds", type=int, default=60, help="how long the clients ask")
     parser.add_argument("--no-cold", action="store_true")
     parser.add_argument("--seed", type=int, default=6, help="of the literals; the first ones of 6 find rows at every scale")
+    return race_options(parser, QUERIES)
+
+
+def race_options(parser, queries):
+    """What is chosen, with that which every race lets one choose."""
+    parser.add_argument("--peers", default="duckdb,datafusion", help="any of " + ",".join(PEERS))
+    parser.add_argument("--queries", default=",".join(query.name for query in queries))
+    parser.add_argument("--format", choices=["delta", "iceberg"], default="delta")
     parser.add_argument("--timeout-s", type=int, default=600, help="of one query")
     parser.add_argument("--name", help="of the files under results/; else the scale")
     chosen = parser.parse_args()
     chosen.peers = [name for name in chosen.peers.split(",") if name]
     if unknown := set(chosen.peers) - set(PEERS):
         parser.error(f"no such peer: {', '.join(sorted(unknown))}")
-    chosen.queries = [query for query in QUERIES if query.name in chosen.queries.split(",")]
+    chosen.queries = [query for query in queries if query.name in chosen.queries.split(",")]
     return chosen
 
 

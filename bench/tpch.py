@@ -13,10 +13,10 @@ import signal
 import sys
 
 from epibench.answers import TOLERANCE
-from epibench.report import NAMES, RESULTS, fewer, figures, machine, number, table, today
+from epibench.report import NAMES, RESULTS, fewer, figures, machine, number, ratio, table, today
 from epibench.server import POLICIES, Server, kept
 from epibench.tpch import QUERIES, Parameters
-from run import FEWER, PEERS, Race, say, terminated
+from run import FEWER, Race, race_options, say, terminated
 
 # The largest ratio of our total time to a peer's that is good enough.
 MARKS = {"duckdb": 1.1, "datafusion": 1.0}
@@ -26,18 +26,8 @@ def options():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=pathlib.Path, help="where the binaries are")
     parser.add_argument("scale_factor", type=float, help="GB of text that the tables would be")
-    parser.add_argument("--peers", default="duckdb,datafusion", help="any of " + ",".join(PEERS))
-    parser.add_argument("--queries", default=",".join(query.name for query in QUERIES))
-    parser.add_argument("--format", choices=["delta", "iceberg"], default="delta")
     parser.add_argument("--runs", type=int, default=3, help="hot runs of a query")
-    parser.add_argument("--timeout-s", type=int, default=600, help="of one query")
-    parser.add_argument("--name", help="of the files under results/")
-    chosen = parser.parse_args()
-    chosen.peers = [name for name in chosen.peers.split(",") if name]
-    if unknown := set(chosen.peers) - set(PEERS):
-        parser.error(f"no such peer: {', '.join(sorted(unknown))}")
-    chosen.queries = [query for query in QUERIES if query.name in chosen.queries.split(",")]
-    return chosen
+    return race_options(parser, QUERIES)
 
 
 class TpcH(Race):
@@ -57,11 +47,6 @@ def totals(queries, peer):
     both = [query for query in queries if all("median_ms" in figures(query, engine) for engine in ("lazaret", peer))]
     ours, theirs = (sum(figures(query, engine)["median_ms"] for query in both) / 1000 for engine in ("lazaret", peer))
     return {"queries": len(both), "lazaret_s": ours, "peer_s": theirs, "ratio": ours / theirs if both else None}
-
-
-def ratio(query, peer):
-    ours, theirs = (figures(query, engine).get("median_ms") for engine in ("lazaret", peer))
-    return ours / theirs if ours and theirs else None
 
 
 def markdown(result):

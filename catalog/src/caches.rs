@@ -14,8 +14,9 @@ use object_store::path::Path;
 use parking_lot::Mutex;
 use roaring::RoaringTreemap;
 
+use crate::lake::beyond::Chunk;
 use crate::lake::delta::DeltaTable;
-use crate::lake::hot::{Chunk, Footer};
+use crate::lake::hot::Footer;
 use crate::lake::iceberg::{DeleteFileKey, IcebergTable, KeySet, KeySetKey, Manifest, ManifestKey, PositionDeletes};
 use crate::lake::plain::PlainTable;
 use crate::lake::table::TableKey;

@@ -77,8 +77,8 @@ fn late(node: &Arc<dyn ExecutionPlan>) -> Option<Arc<dyn ExecutionPlan>> {
     Some(DataSourceExec::from_data_source(config))
 }
 
-/// The predicate is evaluated while decoding. What it has read is decoded again for the few rows that are left: to keep it,
-/// Parquet would decode all rows of each batch with one that is asked for.
+/// The predicate is evaluated while decoding. What one part of it has read is decoded again for the next and for the answer, of
+/// the few rows that are left: to keep it, Parquet would decode all rows of each batch with one that is asked for.
 fn pushed_down(source: ParquetSource) -> ParquetSource {
     let mut options = source.table_parquet_options().clone();
     options.global.max_predicate_cache_size = Some(0);

@@ -8,34 +8,18 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use bytes::buf::Reader;
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use parking_lot::Mutex;
-use parquet::basic::{ColumnOrder, Compression, Encoding, PageType, Repetition, Type as PhysicalType};
-use parquet::column::page::{CompressedPage, PageReader, PageWriter};
-use parquet::errors::{ParquetError, Result};
-use parquet::file::metadata::{
-    ColumnChunkMetaData, FileMetaData, OffsetIndexBuilder, ParquetMetaData, ParquetMetaDataBuilder, RowGroupMetaData, SortingColumn,
-};
-use parquet::file::page_index::column_index::ColumnIndexMetaData;
-use parquet::file::page_index::offset_index::{OffsetIndexMetaData, PageLocation};
-use parquet::file::reader::{ChunkReader, Length};
-use parquet::file::serialized_reader::SerializedPageReader;
-use parquet::file::writer::{SerializedPageWriter, TrackedWrite};
-use parquet::schema::types::{ColumnDescPtr, SchemaDescPtr, SchemaDescriptor, Type};
+use parquet::basic::Compression;
+use parquet::errors::Result;
+use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData};
+use parquet::file::page_index::offset_index::OffsetIndexMetaData;
+use parquet::schema::types::ColumnDescPtr;
 
-use super::repage::repaged;
+use super::beyond::{Chunk, Layout, MAX_CHUNKS, shown, shows, stored};
+use super::decompress::{MAX_CHUNK_BYTES, Part, Stored, no_chunk};
 use crate::caches::Room;
 use crate::stores::Identity;
-
-/// Where the first chunk's address is; no file is as long.
-const BEYOND: u64 = 1 << 62;
-/// Of the addresses, for each chunk; more than one may have bytes.
-const STRIDE: u64 = 1 << 32;
-const MAX_CHUNKS: usize = 1 << 29;
-
-/// Decompressed. A larger chunk would hold up the query that decompresses it, and push many others out.
-const MAX_CHUNK_BYTES: u64 = 16 << 20;
 
 /// A chunk is decompressed when so much of it has been read as this many times the whole, where the cache has room; and where it
 /// has not, so seldom that tables which are larger than the cache lose next to nothing by it. Whoever looks up one page here and
@@ -46,6 +30,8 @@ const READS_WHEN_FULL: u64 = 16;
 /// Of stored chunks, a scan decompresses this much and as much again as it has read: whoever looks up one row pays for a chunk or
 /// two at a time.
 const ALWAYS_SPENT: u64 = 2 << 20;
+/// A small chunk may be of much when it is decompressed.
+const LEAST_SPENT: u64 = 16 << 10;
 
 /// A chunk that the cache let go so often is read from the file again.
 const LOSSES: u32 = 2;
@@ -104,54 +90,9 @@ enum State {
     Unfit,
 }
 
-/// Of a decompressed chunk: the dictionary, if there is one, and then the pages, each with its header.
-#[derive(Debug, PartialEq)]
-pub(crate) struct Layout {
-    dictionary_bytes: u64,
-    pages: Vec<Page>,
-    /// Of the pages, where they are not those of the file.
-    bounds: Option<ColumnIndexMetaData>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Page {
-    first_row: i64,
-    bytes: u32,
-}
-
-impl Layout {
-    fn bytes(&self) -> u64 {
-        self.dictionary_bytes + self.pages.iter().map(|page| u64::from(page.bytes)).sum::<u64>()
-    }
-
-    fn memory_bytes(&self) -> usize {
-        // Bounds of whole numbers: two values and a count.
-        let page_bytes = size_of::<Page>() + if self.bounds.is_some() { 3 * size_of::<i64>() } else { 0 };
-        size_of::<Self>() + self.pages.len() * page_bytes
-    }
-}
-
 impl State {
     fn layout_bytes(&self) -> usize {
         if let Self::Hot { layout, .. } = self { layout.memory_bytes() } else { 0 }
-    }
-}
-
-/// Of the row groups' columns, counted through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Chunk(u32);
-
-impl Chunk {
-    /// The chunk with this address, and which of its bytes.
-    pub(crate) fn at(range: &Range<u64>) -> Option<(Self, Range<usize>)> {
-        let start = range.start.checked_sub(BEYOND)?;
-        let (chunk, from) = (u32::try_from(start / STRIDE).ok()?, start % STRIDE);
-        let to = from.checked_add(range.end.checked_sub(range.start)?)?;
-        Some((Self(chunk), usize::try_from(from).ok()?..usize::try_from(to).ok()?))
-    }
-
-    fn address(self) -> u64 {
-        BEYOND + u64::from(self.0) * STRIDE
     }
 }
 
@@ -175,9 +116,11 @@ impl Effort {
     }
 }
 
-/// To decompress a chunk, while nobody else does. Whoever lets it go without a word leaves it to the next.
+/// To decompress a chunk, while nobody else does. Whoever lets it go without a word leaves it to the next, and has spent nothing.
 pub(crate) struct Turn<'a> {
     footer: &'a Footer,
+    effort: &'a Effort,
+    spent: u64,
     pub chunk: Chunk,
 }
 
@@ -198,7 +141,9 @@ impl Turn<'_> {
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         if let Some(state @ State::Heating) = self.footer.heat.chunks.lock().states.get_mut(&self.chunk) {
-            *state = State::Read(0);
+            // What a decoder cannot take, it takes no better the next time.
+            *state = if std::thread::panicking() { State::Unfit } else { State::Read(0) };
+            self.effort.spent.fetch_sub(self.spent, Ordering::Relaxed);
         }
     }
 }
@@ -254,9 +199,9 @@ impl Footer {
                 State::Hot { layout, .. } => Some((*chunk, Arc::clone(layout))),
                 _ => None,
             });
-            (hot.collect::<Vec<_>>(), chunks.generation)
+            (hot.collect::<HashMap<_, _>>(), chunks.generation)
         };
-        let shown = if hot.is_empty() { None } else { self.with(&hot).ok() };
+        let shown = if hot.is_empty() { None } else { shown(&self.metadata, &hot).ok() };
         Some(Self {
             metadata: Arc::clone(&self.metadata),
             // What cannot be shown is read from the file.
@@ -272,7 +217,7 @@ impl Footer {
 
     /// Counts these ranges of the file as read, and tells which chunk should be decompressed now: one at most, and for no more
     /// than this scan has `effort` left, or a query would pay for all that come after it.
-    pub(crate) fn read(&self, ranges: &[Range<u64>], room: Room, effort: &Effort) -> Option<Turn<'_>> {
+    pub(crate) fn read<'a>(&'a self, ranges: &[Range<u64>], room: Room, effort: &'a Effort) -> Option<Turn<'a>> {
         effort.read(ranges);
         let eligible = self.heat.eligible.get_or_init(|| self.all_eligible());
         let mut chunks = self.heat.chunks.lock();
@@ -289,12 +234,10 @@ impl Footer {
                 let times = if bytes <= room.free_bytes { READS_WITH_ROOM } else { READS_WHEN_FULL };
                 bytes <= room.limit_bytes && *read >= times * (stored.end - stored.start)
             };
-            if due.is_none()
-                && self.column(*chunk).and_then(decompressed_bytes).is_some_and(is_due)
-                && effort.spend(stored.end - stored.start)
-            {
+            let spent = (stored.end - stored.start).max(LEAST_SPENT);
+            if due.is_none() && self.column(*chunk).and_then(decompressed_bytes).is_some_and(is_due) && effort.spend(spent) {
                 *state = State::Heating;
-                due = Some(Turn { footer: self, chunk: *chunk });
+                due = Some(Turn { footer: self, effort, spent, chunk: *chunk });
             }
         }
         due
@@ -317,76 +260,30 @@ impl Footer {
         self.eligible(chunk).ok_or_else(|| no_chunk(chunk))
     }
 
-    /// What the chunk is decompressed, given its bytes in the file. The same whenever it is done.
+    /// The chunk decompressed, given its bytes in the file. The same whenever it is done.
     pub(crate) fn decompress(&self, chunk: Chunk, stored: Bytes) -> Result<(Bytes, Layout)> {
-        let (column, pages) = self.column(chunk).zip(self.pages(chunk)).ok_or_else(|| no_chunk(chunk))?;
-        let pages = pages.page_locations();
-        let (start, rows) = (self.stored(chunk)?.start, self.row_group(chunk).map_or(0, RowGroupMetaData::num_rows));
-        let row_count = usize::try_from(rows).map_err(|_| no_chunk(chunk))?;
-        let file = Arc::new(Part { start, bytes: stored });
-        let mut reader = SerializedPageReader::new(file, column, row_count, Some(pages.to_vec()))?;
-        let room = usize::try_from(column.uncompressed_size()).map_err(|_| no_chunk(chunk))?;
-        let mut sink = TrackedWrite::new(Vec::with_capacity(room));
-        let mut writer = SerializedPageWriter::new(&mut sink);
-        let mut layout = Layout { dictionary_bytes: 0, pages: Vec::with_capacity(pages.len()), bounds: None };
-        let (mut first_rows, mut encodings) = (pages.iter().map(|page| page.first_row_index), Vec::with_capacity(pages.len()));
-        while let Some(page) = reader.get_next_page()? {
-            let (bytes, encoding) = (page.buffer().len(), page.encoding());
-            // What the footer says need not be so.
-            if layout.bytes() + bytes as u64 > 2 * MAX_CHUNK_BYTES {
-                return Err(no_chunk(chunk));
-            }
-            let written = writer.write_page(CompressedPage::new(page, bytes))?;
-            if let PageType::DICTIONARY_PAGE = written.page_type {
-                layout.dictionary_bytes += written.bytes_written;
-                continue;
-            }
-            let first_row = first_rows.next().ok_or_else(|| no_chunk(chunk))?;
-            layout.pages.push(Page { first_row, bytes: u32::try_from(written.bytes_written).map_err(|_| no_chunk(chunk))? });
-            encodings.push(encoding);
-        }
-        let bytes = Bytes::from(sink.into_inner()?);
-        if layout.pages.len() != pages.len() || layout.bytes() != bytes.len() as u64 {
-            return Err(no_chunk(chunk));
-        }
-        let better = self.repaged(chunk, rows, &layout, &encodings, &bytes)?;
-        let (bytes, layout) = better.unwrap_or((bytes, layout));
-        Ok((Bytes::from(Vec::from(bytes).into_boxed_slice()), layout))
+        let start = self.stored(chunk)?.start;
+        let (row_group, column) = self.row_group(chunk).zip(self.column(chunk)).ok_or_else(|| no_chunk(chunk))?;
+        let pages = self.pages(chunk).ok_or_else(|| no_chunk(chunk))?.page_locations();
+        Stored { chunk, column, pages, rows: row_group.num_rows() }.decompress(Part { start, bytes: stored })
     }
 
-    /// The decompressed chunk with pages of our own, where they are better.
-    fn repaged(&self, chunk: Chunk, rows: i64, layout: &Layout, encodings: &[Encoding], bytes: &Bytes) -> Result<Option<(Bytes, Layout)>> {
-        let column = self.column(chunk).ok_or_else(|| no_chunk(chunk))?;
-        let (start, row_count) = (chunk.address(), usize::try_from(rows).map_err(|_| no_chunk(chunk))?);
-        let file = Arc::new(Part { start, bytes: bytes.clone() });
-        let pages = pages_beyond(rows, layout, start)?.page_locations().clone();
-        let reader = SerializedPageReader::new(file, &beyond(column, layout, start)?, row_count, Some(pages))?;
-        let first_rows = layout.pages.iter().map(|page| usize::try_from(page.first_row)).collect::<Result<Vec<_>, _>>();
-        let first_rows = first_rows.map_err(|_| no_chunk(chunk))?;
-        let ends = first_rows.iter().skip(1).copied().chain([row_count]);
-        let page_rows: Vec<_> = first_rows.iter().zip(ends).map(|(start, end)| *start..end).collect();
-        let (descriptor, dictionary_bytes) = (column.column_descr_ptr(), layout.dictionary_bytes as usize);
-        let Some(better) = repaged(&descriptor, &page_rows, dictionary_bytes, encodings, Box::new(reader))? else { return Ok(None) };
-        let page = |it: &PageLocation| u32::try_from(it.compressed_page_size).map(|bytes| Page { first_row: it.first_row_index, bytes });
-        let pages = better.pages.iter().map(page).collect::<Result<Vec<_>, _>>().map_err(|_| no_chunk(chunk))?;
-        let dictionary_bytes = better.pages.first().map_or(0, |first| first.offset);
-        let dictionary_bytes = u64::try_from(dictionary_bytes).map_err(|_| no_chunk(chunk))?;
-        let layout = Layout { dictionary_bytes, pages, bounds: Some(better.bounds) };
-        let is_whole = layout.bytes() == better.bytes.len() as u64 && layout.bytes() <= 2 * MAX_CHUNK_BYTES;
-        Ok(is_whole.then_some((Bytes::from(better.bytes), layout)))
+    /// Whether readers with this footer look for the chunk's pages where the layout has them.
+    pub(crate) fn shows(&self, chunk: Chunk, layout: &Layout) -> Result<bool> {
+        shows(&self.current, chunk, layout)
     }
 
     fn row_group(&self, chunk: Chunk) -> Option<&RowGroupMetaData> {
-        self.metadata.row_groups().get(chunk.0 as usize / self.columns()?)
+        self.metadata.row_groups().get(chunk.place(self.columns()?)?.0)
     }
 
     fn column(&self, chunk: Chunk) -> Option<&ColumnChunkMetaData> {
-        self.row_group(chunk)?.columns().get(chunk.0 as usize % self.columns()?)
+        self.row_group(chunk)?.columns().get(chunk.place(self.columns()?)?.1)
     }
 
     fn pages(&self, chunk: Chunk) -> Option<&OffsetIndexMetaData> {
-        let columns = self.columns()?;
-        self.metadata.offset_index()?.get(chunk.0 as usize / columns)?.get(chunk.0 as usize % columns)
+        let (row_group, column) = chunk.place(self.columns()?)?;
+        self.metadata.offset_index()?.get(row_group)?.get(column)
     }
 
     /// For each row group.
@@ -416,115 +313,6 @@ impl Footer {
         }
         stored(column).filter(|range| range.end <= self.size_bytes && range.end - range.start <= 2 * MAX_CHUNK_BYTES)
     }
-
-    fn with(&self, hot: &[(Chunk, Arc<Layout>)]) -> Result<ParquetMetaData> {
-        let hot: HashMap<Chunk, &Layout> = hot.iter().map(|(chunk, layout)| (*chunk, layout.as_ref())).collect();
-        let file = self.metadata.file_metadata();
-        let schema = anchored(file.schema_descr())?;
-        let (mut row_groups, mut index) = (Vec::with_capacity(self.metadata.num_row_groups()), Vec::new());
-        let (mut chunks, no_pages) = ((0..MAX_CHUNKS as u32).map(Chunk), Vec::new());
-        for (at, row_group) in self.metadata.row_groups().iter().enumerate() {
-            let mut columns = vec![anchor(row_group, schema.column(0))?];
-            let pages = self.metadata.offset_index().and_then(|index| index.get(at)).unwrap_or(&no_pages);
-            let mut all_pages: Vec<_> = pages.first().cloned().into_iter().collect();
-            for ((column, pages), chunk) in row_group.columns().iter().zip(pages).zip(&mut chunks) {
-                match hot.get(&chunk) {
-                    Some(layout) => {
-                        columns.push(beyond(column, layout, chunk.address())?);
-                        all_pages.push(pages_beyond(row_group.num_rows(), layout, chunk.address())?);
-                    }
-                    None => {
-                        columns.push(column.clone());
-                        all_pages.push(pages.clone());
-                    }
-                }
-            }
-            row_groups.push(with_columns(row_group, &schema, columns)?);
-            index.push(all_pages);
-        }
-        let orders = file.column_orders().map(|orders| [ColumnOrder::UNDEFINED].into_iter().chain(orders.iter().copied()).collect());
-        let created_by = file.created_by().map(str::to_owned);
-        let file = FileMetaData::new(file.version(), file.num_rows(), created_by, None, schema, orders);
-        let mut chunks = (0..MAX_CHUNKS as u32).map(Chunk);
-        let bounds = self.metadata.column_index().map(|index| {
-            let bounds_now = |(stored, chunk): (&ColumnIndexMetaData, Chunk)| {
-                hot.get(&chunk).and_then(|layout| layout.bounds.as_ref()).unwrap_or(stored).clone()
-            };
-            let with_anchor = |columns: &Vec<ColumnIndexMetaData>| {
-                [ColumnIndexMetaData::NONE].into_iter().chain(columns.iter().zip(&mut chunks).map(bounds_now)).collect()
-            };
-            index.iter().map(with_anchor).collect()
-        });
-        let built = ParquetMetaDataBuilder::new(file).set_row_groups(row_groups).set_column_index(bounds).set_offset_index(Some(index));
-        Ok(built.build())
-    }
-}
-
-/// With a first column that nobody reads: DataFusion tells by where the first column's pages lie which row groups are in a part
-/// of a file.
-fn anchored(schema: &SchemaDescriptor) -> Result<SchemaDescPtr> {
-    let root = schema.root_schema();
-    let mut name = "\0".to_owned();
-    while root.get_fields().iter().any(|field| field.name() == name) {
-        name.push('\0');
-    }
-    let anchor = Type::primitive_type_builder(&name, PhysicalType::BOOLEAN).with_repetition(Repetition::OPTIONAL).build()?;
-    let fields = [Arc::new(anchor)].into_iter().chain(root.get_fields().iter().cloned()).collect();
-    let root = Type::group_type_builder(root.name()).with_fields(fields).build()?;
-    Ok(Arc::new(SchemaDescriptor::new(Arc::new(root))))
-}
-
-/// Of no pages, where the row group's own first column is in the file.
-fn anchor(row_group: &RowGroupMetaData, column: ColumnDescPtr) -> Result<ColumnChunkMetaData> {
-    let first = row_group.columns().first().and_then(stored).map_or(0, |range| range.start);
-    ColumnChunkMetaData::builder(column).set_num_values(row_group.num_rows()).set_data_page_offset(signed(first)?).build()
-}
-
-fn with_columns(row_group: &RowGroupMetaData, schema: &SchemaDescPtr, columns: Vec<ColumnChunkMetaData>) -> Result<RowGroupMetaData> {
-    let after_anchor = |sorted: &SortingColumn| SortingColumn { column_idx: sorted.column_idx.saturating_add(1), ..sorted.clone() };
-    let mut built = RowGroupMetaData::builder(Arc::clone(schema))
-        .set_num_rows(row_group.num_rows())
-        .set_total_byte_size(row_group.total_byte_size())
-        .set_sorting_columns(row_group.sorting_columns().map(|columns| columns.iter().map(after_anchor).collect()))
-        .set_column_metadata(columns);
-    if let Some(ordinal) = row_group.ordinal() {
-        built = built.set_ordinal(ordinal);
-    }
-    built.build()
-}
-
-fn beyond(column: &ColumnChunkMetaData, layout: &Layout, address: u64) -> Result<ColumnChunkMetaData> {
-    let has_dictionary = layout.dictionary_bytes > 0;
-    column
-        .clone()
-        .into_builder()
-        .set_compression(Compression::UNCOMPRESSED)
-        .set_dictionary_page_offset(if has_dictionary { Some(signed(address)?) } else { None })
-        .set_data_page_offset(signed(address + layout.dictionary_bytes)?)
-        .set_total_compressed_size(signed(layout.bytes())?)
-        .build()
-}
-
-fn pages_beyond(rows: i64, layout: &Layout, address: u64) -> Result<OffsetIndexMetaData> {
-    let mut index = OffsetIndexBuilder::new();
-    let mut at = address + layout.dictionary_bytes;
-    let ends = layout.pages.iter().skip(1).map(|page| page.first_row).chain([rows]);
-    for (page, end) in layout.pages.iter().zip(ends) {
-        index.append_row_count(end - page.first_row);
-        index.append_offset_and_size(signed(at)?, i32::try_from(page.bytes)?);
-        at += u64::from(page.bytes);
-    }
-    Ok(index.build())
-}
-
-fn signed(bytes: u64) -> Result<i64> {
-    Ok(i64::try_from(bytes)?)
-}
-
-fn stored(column: &ColumnChunkMetaData) -> Option<Range<u64>> {
-    let start = u64::try_from(column.dictionary_page_offset().unwrap_or_else(|| column.data_page_offset())).ok()?;
-    let end = start.checked_add(u64::try_from(column.compressed_size()).ok()?)?;
-    (end < BEYOND).then_some(start..end)
 }
 
 /// Where a file says how long the filter is.
@@ -541,53 +329,16 @@ fn decompressed_bytes(column: &ColumnChunkMetaData) -> Option<u64> {
     u64::try_from(column.uncompressed_size()).ok().filter(|bytes| *bytes <= MAX_CHUNK_BYTES)
 }
 
-fn no_chunk(chunk: Chunk) -> ParquetError {
-    ParquetError::General(format!("column chunk {} of the file is not as its page index says", chunk.0))
-}
-
-/// Of a file.
-struct Part {
-    start: u64,
-    bytes: Bytes,
-}
-
-impl Part {
-    fn from(&self, start: u64) -> Result<Bytes> {
-        let from = start.checked_sub(self.start).and_then(|from| usize::try_from(from).ok()).filter(|from| *from <= self.bytes.len());
-        from.map(|from| self.bytes.slice(from..)).ok_or_else(|| ParquetError::EOF("a page lies outside its column chunk".to_owned()))
-    }
-}
-
-impl Length for Part {
-    fn len(&self) -> u64 {
-        self.start + self.bytes.len() as u64
-    }
-}
-
-impl ChunkReader for Part {
-    type T = Reader<Bytes>;
-
-    fn get_read(&self, start: u64) -> Result<Self::T> {
-        Ok(self.from(start)?.reader())
-    }
-
-    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes> {
-        let mut bytes = self.from(start)?;
-        if bytes.len() < length {
-            return Err(ParquetError::EOF("a page lies outside its column chunk".to_owned()));
-        }
-        Ok(bytes.split_to(length))
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-mod tests {
+pub(super) mod tests {
     use arrow::array::{ArrayRef, Int64Array, RecordBatch};
     use parquet::arrow::ArrowWriter;
     use parquet::file::metadata::{PageIndexPolicy, ParquetMetaDataReader};
+    use parquet::file::page_index::offset_index::PageLocation;
     use parquet::file::properties::WriterProperties;
 
+    use super::super::beyond::BEYOND;
     use super::*;
 
     const FULL: Room = Room { free_bytes: 0, limit_bytes: u64::MAX };
@@ -602,9 +353,13 @@ mod tests {
             .set_max_row_group_row_count(Some(500))
             .set_data_page_row_count_limit(100)
             .set_write_batch_size(50);
+        written(&batch, properties.build())
+    }
+
+    pub(in super::super) fn written(batch: &RecordBatch, properties: WriterProperties) -> (Bytes, ParquetMetaData) {
         let mut bytes = Vec::new();
-        let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties.build())).unwrap();
-        writer.write(&batch).unwrap();
+        let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties)).unwrap();
+        writer.write(batch).unwrap();
         writer.close().unwrap();
         let bytes = Bytes::from(bytes);
         let metadata = ParquetMetaDataReader::new().with_page_index_policy(PageIndexPolicy::Required).parse_and_finish(&bytes).unwrap();
@@ -627,15 +382,6 @@ mod tests {
     }
 
     #[test]
-    fn a_chunk_is_found_by_any_of_its_addresses() {
-        let range = |from, to| Chunk(7).address() + from..Chunk(7).address() + to;
-        assert_eq!(Chunk::at(&range(0, 10)), Some((Chunk(7), 0..10)));
-        assert_eq!(Chunk::at(&range(STRIDE - 1, STRIDE)), Some((Chunk(7), STRIDE as usize - 1..STRIDE as usize)));
-        assert_eq!(Chunk::at(&(5..10)), None);
-        assert!(signed(Chunk(MAX_CHUNKS as u32).address() + STRIDE).is_ok());
-    }
-
-    #[test]
     fn what_is_read_twice_is_hot_where_there_is_room() {
         let (bytes, footer) = footer();
         let effort = Effort::default();
@@ -655,6 +401,10 @@ mod tests {
         assert_eq!(layout.bytes(), inflated.len() as u64);
         turn.heat(layout);
         let renewed = footer.renewed().unwrap();
+        let (_, layout) = footer.decompress(Chunk(4), bytes.slice(range.start as usize..range.end as usize)).unwrap();
+        let other = Layout { dictionary_bytes: layout.dictionary_bytes + 1, pages: layout.pages.clone(), bounds: None };
+        assert!(renewed.shows(Chunk(4), &layout).unwrap() && !renewed.shows(Chunk(4), &other).unwrap());
+        assert!(!footer.shows(Chunk(4), &layout).unwrap() && !renewed.shows(Chunk(99), &layout).unwrap());
         // After the anchor.
         let column = renewed.current.row_group(1).column(2);
         assert_eq!((column.compression(), column.byte_range().0), (Compression::UNCOMPRESSED, Chunk(4).address()));
@@ -693,67 +443,34 @@ mod tests {
     #[test]
     fn a_scan_decompresses_little_more_than_it_reads() {
         let (_, footer) = footer();
-        let range = footer.stored(Chunk(1)).unwrap();
+        let (range, other) = (footer.stored(Chunk(1)).unwrap(), footer.stored(Chunk(5)).unwrap());
         let effort = Effort::default();
-        assert!(effort.spend(ALWAYS_SPENT) && !effort.spend(1));
-        let read = || footer.read(std::slice::from_ref(&range), EMPTY, &effort);
-        assert!(read().is_none());
-        // So much has been read by now; for what was spent before nothing is left.
-        assert!(read().is_some() && effort.spend(range.end - range.start) && !effort.spend(1));
-        let other = footer.stored(Chunk(5)).unwrap();
-        effort.spent.fetch_add(1 << 30, Ordering::Relaxed);
-        assert!((0..5).all(|_| footer.read(std::slice::from_ref(&other), EMPTY, &effort).is_none()));
-        assert!(footer.read(std::slice::from_ref(&other), EMPTY, &Effort::default()).is_some());
-    }
-
-    /// One column of a row group, in pages of 5,000 rows.
-    fn chunk_of(values: ArrayRef, dictionary: bool) -> Layout {
-        let batch = RecordBatch::try_from_iter([("a", values)]).unwrap();
-        let properties = WriterProperties::builder()
-            .set_compression(Compression::SNAPPY)
-            .set_dictionary_enabled(dictionary)
-            .set_data_page_row_count_limit(5_000)
-            .set_write_batch_size(100);
-        let mut bytes = Vec::new();
-        let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties.build())).unwrap();
-        writer.write(&batch).unwrap();
-        writer.close().unwrap();
-        let bytes = Bytes::from(bytes);
-        let metadata = ParquetMetaDataReader::new().with_page_index_policy(PageIndexPolicy::Required).parse_and_finish(&bytes).unwrap();
-        let footer = Footer::new(metadata, bytes.len() as u64, None, 0);
-        let range = footer.stored(Chunk(0)).unwrap();
-        let stored = bytes.slice(range.start as usize..range.end as usize);
-        let (inflated, layout) = footer.decompress(Chunk(0), stored.clone()).unwrap();
-        assert_eq!(layout.bytes(), inflated.len() as u64);
-        // The same each time: a query may hold the footer of the time before.
-        let (again, same) = footer.decompress(Chunk(0), stored).unwrap();
-        assert!(again == inflated && same == layout);
-        layout
+        assert!(effort.spend(ALWAYS_SPENT - LEAST_SPENT));
+        let read = |range: &Range<u64>| footer.read(std::slice::from_ref(range), EMPTY, &effort);
+        assert!(read(&range).is_none());
+        let turn = read(&range).unwrap();
+        // Small as they are, for a second there is nothing left, until the first is given back.
+        assert!(read(&other).is_none() && read(&other).is_none());
+        drop(turn);
+        assert!(read(&other).is_some());
+        // What another scan reads is its own.
+        assert!(effort.spend(LEAST_SPENT) && !effort.spend(LEAST_SPENT));
+        footer.read(std::slice::from_ref(&range), EMPTY, &Effort::default());
+        assert!(footer.read(std::slice::from_ref(&range), EMPTY, &Effort::default()).is_some());
     }
 
     #[test]
-    fn numbers_that_lie_together_are_in_small_pages_and_weak_dictionaries_are_left_out() {
-        let ints = |value: fn(i64) -> Option<i64>| Arc::new(Int64Array::from_iter((0..10_000).map(value))) as ArrayRef;
-        let pages = |values, dictionary| {
-            let layout = chunk_of(values, dictionary);
-            (layout.pages.len(), layout.dictionary_bytes > 0, layout.bounds.is_some())
-        };
-        // Few values in order, and all unlike.
-        assert_eq!(pages(ints(|row| Some(row / 50)), true), (10, true, true));
-        // Where there may be NULL, as the file has them.
-        assert_eq!(pages(ints(|row| (row % 4 != 1).then_some(row / 50)), true), (2, true, false));
-        assert_eq!(pages(ints(Some), true), (10, false, true));
-        assert_eq!(pages(ints(Some), false), (10, false, true));
-        // Unlike, and in no order.
-        assert_eq!(pages(ints(|row| Some(row * 7_919 % 10_000)), true), (3, false, true));
-        // As the file has them: in no order; one value; none; texts.
-        assert_eq!(pages(ints(|row| Some(row * 7_919 % 100)), true), (2, true, false));
-        assert_eq!(pages(ints(|_| Some(7)), true), (2, true, false));
-        assert!(!pages(ints(|_| None), true).2);
-        let texts = Arc::new(arrow::array::StringArray::from_iter_values((0..10_000).map(|row| format!("{row:06}"))));
-        assert!(!pages(texts, true).2);
-        let Some(ColumnIndexMetaData::INT64(bounds)) = chunk_of(ints(|row| Some(row / 50)), true).bounds else { panic!("no bounds") };
-        assert_eq!((bounds.min_values()[1], bounds.max_values()[1]), (20, 40));
+    fn a_chunk_that_the_decoder_cannot_take_is_tried_once() {
+        let (_, footer) = footer();
+        let (range, effort) = (footer.stored(Chunk(1)).unwrap(), Effort::default());
+        let read = || footer.read(std::slice::from_ref(&range), EMPTY, &effort);
+        assert!(read().is_none());
+        let turn = read().unwrap();
+        let decoded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let _turn = turn;
+            panic!("as a decoder may");
+        }));
+        assert!(decoded.is_err() && (0..40).all(|_| read().is_none()));
     }
 
     #[test]

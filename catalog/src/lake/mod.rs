@@ -1,6 +1,8 @@
 //! One scan for Delta and Iceberg. A format's module turns its metadata into a [`LakeSnapshot`]; everything after that
 //! (pruning, deletes, reading) knows no format.
 
+pub(crate) mod beyond;
+mod decompress;
 mod deletes;
 pub mod delta;
 mod evolve;

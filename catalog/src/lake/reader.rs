@@ -31,7 +31,8 @@ use parquet::file::metadata::{
 use parquet::file::page_index::column_index::ColumnIndexMetaData;
 use parquet::schema::types::SchemaDescriptor;
 
-use super::hot::{Chunk, Effort, Footer};
+use super::beyond::Chunk;
+use super::hot::{Effort, Footer};
 use super::lookup::Lookups;
 use super::plain::canonical;
 use super::rename::Naming;
@@ -381,7 +382,9 @@ impl LakeFileReader {
             footer.lost(chunk);
             let stored = self.stored_ranges(footer, std::slice::from_ref(&range)).await?.pop();
             let stored = stored.ok_or_else(|| ParquetError::EOF("no bytes".to_owned()))?;
-            footer.decompress(chunk, stored).map(|(bytes, _)| bytes)
+            let (bytes, layout) = footer.decompress(chunk, stored)?;
+            // Another's, where the store tells no object from the next.
+            if footer.shows(chunk, &layout)? { Ok(bytes) } else { Err(external(replaced(&self.path))) }
         };
         let loaded = self.caches.ranges.get_with(self.range_key(footer, &range, Some(chunk)), load).await;
         loaded.map_err(|error| ParquetError::External(Box::new(SharedError(error))))
