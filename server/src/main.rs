@@ -8,9 +8,9 @@ use clap::{Args, Parser, Subcommand};
 use lazaret_server::config::{self, ConfigError, Loaded, Sources};
 use lazaret_server::telemetry::start_logs;
 
-/// Queries take and give back memory all the time, from several threads.
+/// Queries take and give back memory all the time, from several threads: docs/decisions/0011.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Of a command line or a configuration that cannot stand.
 const EXIT_USAGE: u8 = 2;

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use arrow::array::Array;
+use arrow::array::{Array, ArrayRef, UInt64Array};
+use arrow::compute::take;
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
@@ -17,8 +18,9 @@ use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, Fi
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::functions_aggregate::min_max::{MaxAccumulator, MinAccumulator};
 use datafusion::logical_expr::utils::conjunction;
-use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
+use datafusion::logical_expr::{Accumulator, Expr, TableProviderFilterPushDown};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::metrics::{MetricBuilder, MetricValue};
@@ -33,7 +35,7 @@ use super::lookup::Lookups;
 use super::prune::prune;
 use super::reader::{LakeReaderFactory, ScannedFile};
 use super::rename::Naming;
-use super::snapshot::{LakeError, LakeFile, LakeSnapshot};
+use super::snapshot::{ColumnBounds, LakeError, LakeFile, LakeSnapshot};
 use crate::caches::Caches;
 use crate::stores::{LocationError, Stores};
 
@@ -148,15 +150,10 @@ impl LakeTable {
         // Without a file, one empty partition: a plan must have one.
         let groups = if groups.is_empty() { vec![FileGroup::new(Vec::new())] } else { groups };
 
-        let mut statistics = Statistics::new_unknown(table_schema.table_schema());
-        statistics.num_rows = files.iter().map(Survivor::live_rows).reduce(|a, b| a.add(&b)).unwrap_or(Precision::Exact(0));
-        let bytes = files.iter().map(|it| it.file.size_bytes).sum::<u64>();
-        statistics.total_byte_size = Precision::Inexact(usize::try_from(bytes).unwrap_or(usize::MAX));
-
         let url = ObjectStoreUrl::parse(store)?;
         let config = FileScanConfigBuilder::new(url, Arc::new(source))
             .with_file_groups(groups)
-            .with_statistics(statistics)
+            .with_statistics(self.statistics(files, layout, &needed))
             .with_projection_indices(Some(layout.positions(&needed)))?
             .with_expr_adapter(Some(Arc::new(self.adapters())))
             .build();
@@ -187,24 +184,42 @@ impl LakeTable {
         Ok(partitioned)
     }
 
+    /// Of all these files, for the order and the kind of joins.
+    fn statistics(&self, files: &[Survivor<'_>], layout: &Layout, bounds_of: &[usize]) -> Statistics {
+        let mut columns = vec![ColumnStatistics::new_unknown(); self.schema.fields().len()];
+        let indices = UInt64Array::from_iter_values(files.iter().map(|it| it.index as u64));
+        for (index, position) in bounds_of.iter().zip(layout.positions(bounds_of)) {
+            let (Some(field), Some(column)) = (self.schema.fields().get(*index), columns.get_mut(position)) else { continue };
+            let Some((min, max)) = self.snapshot.bounds.columns.get(field.name()).and_then(|bounds| enclosing(bounds, &indices)) else {
+                continue;
+            };
+            (column.min_value, column.max_value) = (inexact(&min), inexact(&max));
+        }
+        let bytes = files.iter().map(|it| it.file.size_bytes).sum::<u64>();
+        Statistics {
+            num_rows: files.iter().map(Survivor::live_rows).reduce(|a, b| a.add(&b)).unwrap_or(Precision::Exact(0)),
+            total_byte_size: Precision::Inexact(usize::try_from(bytes).unwrap_or(usize::MAX)),
+            column_statistics: columns,
+        }
+    }
+
     /// For filters that come up while the query runs. Never exact: a bound may be cut, and DataFusion would take an
     /// exact one for the value itself.
     fn file_statistics(&self, survivor: &Survivor<'_>, layout: &Layout, bounds_of: &[usize]) -> Result<Statistics> {
         let mut columns = vec![ColumnStatistics::new_unknown(); self.schema.fields().len()];
-        let inexact = |value: ScalarValue| if value.is_null() { Precision::Absent } else { Precision::Inexact(value_as_read(&value)) };
         for (index, position) in bounds_of.iter().zip(layout.positions(bounds_of)) {
             let (Some(field), Some(column)) = (self.schema.fields().get(*index), columns.get_mut(position)) else { continue };
             let Some(bounds) = self.snapshot.bounds.columns.get(field.name()) else { continue };
-            column.min_value = inexact(ScalarValue::try_from_array(&bounds.min, survivor.index)?);
-            column.max_value = inexact(ScalarValue::try_from_array(&bounds.max, survivor.index)?);
+            column.min_value = inexact(&ScalarValue::try_from_array(&bounds.min, survivor.index)?);
+            column.max_value = inexact(&ScalarValue::try_from_array(&bounds.max, survivor.index)?);
             if bounds.null_counts.is_valid(survivor.index) {
                 let nulls = usize::try_from(bounds.null_counts.value(survivor.index)).unwrap_or(usize::MAX);
                 column.null_count = Precision::Inexact(nulls);
             }
         }
         for (value, column) in survivor.file.constants.iter().map(|(_, value)| value).zip(columns.iter_mut().skip(layout.file.len())) {
-            column.min_value = inexact(value.clone());
-            column.max_value = inexact(value.clone());
+            column.min_value = inexact(value);
+            column.max_value = inexact(value);
         }
         Ok(Statistics { num_rows: survivor.live_rows(), total_byte_size: Precision::Absent, column_statistics: columns })
     }
@@ -294,6 +309,30 @@ impl Survivor<'_> {
         let deleted = self.deleted.as_ref().filter(|_| rows > 0).map_or(0, |deleted| deleted.rank(rows - 1));
         usize::try_from(rows - deleted).map_or(Precision::Absent, Precision::Exact)
     }
+}
+
+fn inexact(bound: &ScalarValue) -> Precision<ScalarValue> {
+    if bound.is_null() { Precision::Absent } else { Precision::Inexact(value_as_read(bound)) }
+}
+
+/// What encloses the values in these files, where each has bounds. DataFusion takes a column with one value between its bounds
+/// for a constant, and then does not sort by it: not one that has NULL besides, and none whose NaN lie outside.
+fn enclosing(bounds: &ColumnBounds, files: &UInt64Array) -> Option<(ScalarValue, ScalarValue)> {
+    let data_type = bounds.min.data_type();
+    if data_type.is_floating() || data_type.is_nested() {
+        return None;
+    }
+    let all = |of: &ArrayRef| {
+        let of = if files.len() == of.len() { Ok(Arc::clone(of)) } else { take(of, files, None) };
+        of.ok().filter(|of| of.null_count() == 0).map(|of| [of])
+    };
+    let evaluated = |accumulator: &mut dyn Accumulator, of: &ArrayRef| {
+        accumulator.update_batch(&all(of)?).ok()?;
+        accumulator.evaluate().ok()
+    };
+    let min = evaluated(&mut MinAccumulator::try_new(data_type).ok()?, &bounds.min)?;
+    let max = evaluated(&mut MaxAccumulator::try_new(data_type).ok()?, &bounds.max)?;
+    (min != max).then_some((min, max))
 }
 
 /// Keeps as many files as hold `limit` rows for certain.
