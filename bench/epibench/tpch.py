@@ -2,6 +2,7 @@
 
 Dates are written out where the specification adds an interval to a constant, and Q6's bounds where it adds to a discount: what an
 engine makes of arithmetic on constants is not what is raced. Q15 has its view as a common table expression, its variant in appendix A.
+Q11 sorts parts of the same value by their keys, so that there is one answer.
 """
 
 from .queries import Query
@@ -105,7 +106,7 @@ QUERIES = [
            GROUP BY ps_partkey HAVING sum(ps_supplycost * ps_availqty) > (
                SELECT sum(ps_supplycost * ps_availqty) * {fraction} FROM partsupp, supplier, nation
                WHERE ps_suppkey = s_suppkey AND s_nationkey = n_nationkey AND n_name = 'GERMANY')
-           ORDER BY value DESC""",
+           ORDER BY value DESC, ps_partkey""",
     ),
     Query(
         "Q12", "shipping modes and order priority",

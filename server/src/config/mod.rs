@@ -123,7 +123,7 @@ section! {
 section! {
     /// What one server, one session and one statement may use.
     pub struct Limits {
-        /// The memory that all queries together may use: bytes, or percent of the machine's (or container's).
+        /// The memory that all queries together may use: bytes, or percent of what `cache.data_bytes` leaves of the machine's (or container's).
         pub memory_bytes: Size = Size::Percent(80),
         /// The memory that one query may use: bytes, or percent of `memory_bytes`.
         pub query_memory_bytes: Size = Size::Percent(50),
@@ -145,8 +145,8 @@ section! {
         pub footer_bytes: u64 = 268_435_456,
         /// Delta and Iceberg snapshots, manifests, file indexes and deleted rows, which have a fixed part of it each.
         pub snapshot_bytes: u64 = 536_870_912,
-        /// Byte ranges of data files on remote stores; column chunks that are read often, decompressed.
-        pub data_bytes: u64 = 1_073_741_824,
+        /// Byte ranges of data files on remote stores; column chunks that are read often, decompressed: bytes, or percent of the machine's (or container's) memory.
+        pub data_bytes: Size = Size::Percent(20),
     }
 }
 
@@ -170,15 +170,20 @@ section! {
     }
 }
 
-impl Limits {
-    /// `memory_bytes` on this machine.
-    pub fn total_memory_bytes(&self) -> u64 {
-        self.memory_bytes.of(machine::memory_bytes())
+/// Sizes on this machine.
+impl Config {
+    pub fn data_cache_bytes(&self) -> u64 {
+        self.cache.data_bytes.of(machine::memory_bytes())
     }
 
-    /// `query_memory_bytes` on this machine.
-    pub fn one_query_memory_bytes(&self) -> u64 {
-        self.query_memory_bytes.of(self.total_memory_bytes())
+    /// For all queries.
+    pub fn memory_bytes(&self) -> u64 {
+        self.limits.memory_bytes.of(machine::memory_bytes().saturating_sub(self.data_cache_bytes()))
+    }
+
+    /// For one query.
+    pub fn query_memory_bytes(&self) -> u64 {
+        self.limits.query_memory_bytes.of(self.memory_bytes())
     }
 }
 

@@ -4,7 +4,7 @@ use lazaret_auth::IssuerConfig;
 use lazaret_catalog::caches::CacheLimits;
 use lazaret_catalog::stores::{StoreConfig, StoresConfig};
 
-use super::{Cache, Config, Issuer, Secret, Store};
+use super::{Config, Issuer, Secret, Store};
 
 impl Config {
     pub fn issuer_configs(&self) -> Vec<IssuerConfig> {
@@ -18,14 +18,12 @@ impl Config {
             warehouse: self.data_dir.join("warehouse"),
         }
     }
-}
 
-impl Cache {
-    pub fn limits(&self) -> CacheLimits {
+    pub fn cache_limits(&self) -> CacheLimits {
         CacheLimits {
-            footer_bytes: self.footer_bytes,
-            snapshot_bytes: self.snapshot_bytes,
-            data_bytes: self.data_bytes,
+            footer_bytes: self.cache.footer_bytes,
+            snapshot_bytes: self.cache.snapshot_bytes,
+            data_bytes: self.data_cache_bytes(),
             ..CacheLimits::default()
         }
     }

@@ -51,7 +51,7 @@ fn an_empty_file_is_the_defaults() {
     assert_eq!(config.limits.statement_bytes, 1_048_576);
     assert_eq!(
         (config.cache.footer_bytes, config.cache.snapshot_bytes, config.cache.data_bytes),
-        (268_435_456, 536_870_912, 1_073_741_824)
+        (268_435_456, 536_870_912, Size::Percent(20))
     );
     assert_eq!(config.audit.retention_days, 3650);
     assert!(config.tls.is_none() && config.issuers.is_empty() && config.stores.is_empty());
@@ -203,6 +203,8 @@ fn types_are_checked_where_they_are_written() {
         assert_eq!(given(file).error(), expected, "{file}");
     }
     assert!(given("listen = \n").error().starts_with("lazaret.toml, line 1: "));
+    let error = given("[cache]\ndata_bytes = \"100%\"").error();
+    assert!(error.starts_with("lazaret.toml, line 2: \"cache.data_bytes\" leaves nothing for queries: "), "{error}");
     assert!(given("insecure = true\ninsecure = true\n").error().starts_with("lazaret.toml, line 2: duplicate key"));
     assert_eq!(
         given("").variable("LAZARET_INSECURE", "yes").error(),
@@ -213,7 +215,18 @@ fn types_are_checked_where_they_are_written() {
 #[test]
 fn percent_is_of_the_machine_and_then_of_that() {
     let limits = Limits { memory_bytes: Size::Bytes(1000), query_memory_bytes: Size::Percent(25), ..Limits::default() };
-    assert_eq!((limits.total_memory_bytes(), limits.one_query_memory_bytes()), (1000, 250));
+    let config = Config { limits, ..Config::default() };
+    assert_eq!((config.memory_bytes(), config.query_memory_bytes()), (1000, 250));
+    // Queries get a part of what hot data leave.
+    let of_all = |data_bytes| {
+        let cache = Cache { data_bytes, ..Cache::default() };
+        let config = Config { cache, limits: Limits { memory_bytes: Size::Percent(100), ..Limits::default() }, ..Config::default() };
+        (config.data_cache_bytes(), config.memory_bytes())
+    };
+    let (_, machine) = of_all(Size::Bytes(0));
+    assert_eq!(of_all(Size::Bytes(1 << 20)), (1 << 20, machine - (1 << 20)));
+    let (hot, queries) = of_all(Size::Percent(20));
+    assert_eq!((hot, queries), (Size::Percent(20).of(machine), machine - hot));
     let config = given("").variable("LAZARET_LIMITS__MEMORY_BYTES", "12345").load().config;
     assert_eq!(config.limits.memory_bytes, Size::Bytes(12345));
 }

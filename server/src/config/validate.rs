@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use url::Url;
 
 use super::layers::{Loaded, read_limited};
-use super::{Config, Issuer, Problem, Secret, Store};
+use super::{Config, Issuer, Problem, Secret, Size, Store, machine};
 
 /// Every asymmetric algorithm that tokens may be signed with. `none` and the HMAC ones are never accepted: with a public
 /// key as the "secret" anyone could sign.
@@ -176,14 +176,18 @@ impl Found<'_> {
 
     fn limits(&mut self, config: &Config) {
         let limits = &config.limits;
-        for (key, value) in [
-            ("limits.memory_bytes", limits.total_memory_bytes()),
-            ("limits.query_memory_bytes", limits.one_query_memory_bytes()),
+        let mut memory = vec![("limits.memory_bytes", config.memory_bytes()), ("limits.query_memory_bytes", config.query_memory_bytes())];
+        if config.memory_bytes() == 0 && matches!(limits.memory_bytes, Size::Percent(_)) {
+            memory.clear();
+            let (hot, all) = (config.data_cache_bytes(), machine::memory_bytes());
+            self.add("cache.data_bytes", format!("\"cache.data_bytes\" leaves nothing for queries: {hot} of the {all} bytes here"));
+        }
+        for (key, value) in memory.into_iter().chain([
             ("limits.statement_bytes", limits.statement_bytes),
             ("limits.sessions", limits.sessions),
             ("limits.statements_per_session", limits.statements_per_session),
             ("audit.retention_days", config.audit.retention_days),
-        ] {
+        ]) {
             if value == 0 {
                 self.add(key, format!("\"{key}\" is 0; at least 1"));
             }

@@ -91,7 +91,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let authenticator = Arc::new(AuditedSignIn::new(authenticator, Arc::clone(&metadata) as _, audit.clone()));
     let components = Components {
         stores: Arc::new(Stores::new(config.stores_config())),
-        caches: Arc::new(Caches::new(config.cache.limits())),
+        caches: Arc::new(Caches::new(config.cache_limits())),
         audit: audit.clone(),
         metrics: Arc::clone(&metrics),
         metadata: Arc::clone(&metadata),
@@ -167,8 +167,8 @@ fn engine(
     let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     let limits = EngineLimits {
         statement_bytes: bytes(config.limits.statement_bytes),
-        memory_bytes: bytes(config.limits.total_memory_bytes()),
-        query_memory_bytes: bytes(config.limits.one_query_memory_bytes()),
+        memory_bytes: bytes(config.memory_bytes()),
+        query_memory_bytes: bytes(config.query_memory_bytes()),
         query_timeout: (config.limits.query_timeout_s > 0).then(|| Duration::from_secs(config.limits.query_timeout_s)),
     };
     let issuers = config.issuers.iter().map(|issuer| issuer.name.clone()).collect();
