@@ -9,6 +9,7 @@ mod actions;
 mod barrier;
 pub mod bind;
 mod bind_masks;
+mod early;
 pub mod explain;
 pub mod failure;
 mod functions;

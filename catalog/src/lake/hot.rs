@@ -30,6 +30,9 @@ const READS_WHEN_FULL: u64 = 16;
 /// Of stored chunks, a scan decompresses this much and as much again as it has read: whoever looks up one row pays for a chunk or
 /// two at a time.
 const ALWAYS_SPENT: u64 = 2 << 20;
+/// Of what it has read beyond this, one part in so many: whoever reads a whole table would pay twice for what others may want.
+const MUCH_READ: u64 = 64 << 20;
+const PART_OF_MUCH: u64 = 8;
 /// A small chunk may be of much when it is decompressed.
 const LEAST_SPENT: u64 = 16 << 10;
 
@@ -111,7 +114,8 @@ impl Effort {
 
     fn spend(&self, bytes: u64) -> bool {
         let read = self.read.load(Ordering::Relaxed);
-        let with = |spent: u64| spent.checked_add(bytes).filter(|spent| *spent <= read.saturating_add(ALWAYS_SPENT));
+        let allowed = ALWAYS_SPENT + read.min(MUCH_READ) + read.saturating_sub(MUCH_READ) / PART_OF_MUCH;
+        let with = |spent: u64| spent.checked_add(bytes).filter(|spent| *spent <= allowed);
         self.spent.fetch_update(Ordering::Relaxed, Ordering::Relaxed, with).is_ok()
     }
 }
@@ -455,6 +459,10 @@ pub(super) mod tests {
         assert!(read(&other).is_some());
         // What another scan reads is its own.
         assert!(effort.spend(LEAST_SPENT) && !effort.spend(LEAST_SPENT));
+        // Of a whole table's bytes it is a part.
+        let whole = Effort::default();
+        whole.read(&[0..MUCH_READ, MUCH_READ..MUCH_READ * (1 + PART_OF_MUCH)]);
+        assert!(whole.spend(ALWAYS_SPENT + 2 * MUCH_READ) && !whole.spend(1));
         footer.read(std::slice::from_ref(&range), EMPTY, &Effort::default());
         assert!(footer.read(std::slice::from_ref(&range), EMPTY, &Effort::default()).is_some());
     }
