@@ -277,7 +277,7 @@ mod tests {
 
     /// What is left of these batches, batch by batch.
     async fn left(batches: Vec<RecordBatch>, filter: Arc<DynamicFilterPhysicalExpr>) -> Vec<Vec<i64>> {
-        let input = MemorySourceConfig::try_new_exec(&[batches.clone()], batches[0].schema(), None).unwrap();
+        let input = MemorySourceConfig::try_new_exec(std::slice::from_ref(&batches), batches[0].schema(), None).unwrap();
         let filters: Arc<[Arc<dyn PhysicalExpr>]> = Arc::from([filter as Arc<dyn PhysicalExpr>]);
         let plan = EarlyFilterExec { input, filters, metrics: ExecutionPlanMetricsSet::new() };
         let rows = collect(Arc::new(plan), SessionContext::new().task_ctx()).await.unwrap();

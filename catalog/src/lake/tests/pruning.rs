@@ -125,7 +125,7 @@ async fn what_datafusion_could_take_for_a_constant_is_not_told() {
     };
     let mut files = snapshot().files;
     files.truncate(1);
-    files[0].constants = Vec::new();
+    files[0].constants = Arc::default();
     let bounds = FileBounds { columns: [("one".to_owned(), one), ("x".to_owned(), x)].into_iter().collect(), row_counts: None };
     let snapshot = LakeSnapshot::of_files(Arc::new(schema), files, bounds);
     assert_eq!(estimates(snapshot, col("one").gt(lit(0))).await, ["unknown", "unknown"]);
