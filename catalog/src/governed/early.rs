@@ -22,6 +22,7 @@ use datafusion::physical_expr::projection::ProjectionExprs;
 use datafusion::physical_expr::utils::split_conjunction;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::execution_plan::{CardinalityEffect, apply_expression_roots};
+use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
@@ -64,29 +65,42 @@ impl PhysicalOptimizerRule for EarlyFilters {
     }
 }
 
-/// The filters that a scan was given for pruning, over its output.
+/// The filters that a scan was given for pruning, over its output, or over that of the query's own filter, which is quicker and
+/// comes first.
 fn filters_of(node: &Arc<dyn ExecutionPlan>) -> Vec<Arc<dyn PhysicalExpr>> {
-    let scan = node.downcast_ref::<DataSourceExec>().and_then(|scan| scan.downcast_to_file_source::<ParquetSource>());
+    let filter = node.downcast_ref::<FilterExec>();
+    let scan = filter.map_or(node, FilterExec::input);
+    let scan = scan.downcast_ref::<DataSourceExec>().and_then(|scan| scan.downcast_to_file_source::<ParquetSource>());
     let Some((predicate, projection)) = scan.and_then(|(_, source)| source.filter().zip(source.projection())) else { return Vec::new() };
+    let shown = filter.and_then(|filter| filter.projection().as_ref());
     let mut found: Vec<Arc<dyn PhysicalExpr>> = Vec::new();
-    for filter in split_conjunction(&predicate).into_iter().filter_map(|part| over_output(part, projection)) {
-        if !found.contains(&filter) {
-            found.push(filter);
+    for part in split_conjunction(&predicate) {
+        let part = over_output(part, projection).and_then(|part| match shown {
+            Some(shown) => over_columns(&part, |column| shown.iter().position(|index| *index == column.index())),
+            None => Some(part),
+        });
+        if let Some(part) = part.filter(|part| !found.contains(part)) {
+            found.push(part);
         }
     }
     found
 }
 
+fn over_output(part: &Arc<dyn PhysicalExpr>, projection: &ProjectionExprs) -> Option<Arc<dyn PhysicalExpr>> {
+    over_columns(part, |column| {
+        let is_it = |expr: &Arc<dyn PhysicalExpr>| expr.downcast_ref::<Column>().is_some_and(|it| it.index() == column.index());
+        projection.iter().position(|it| is_it(&it.expr))
+    })
+}
+
 /// A filter on columns as they are, of which nothing can fail: one on what is computed of them might, for rows that another
 /// filter takes out before.
-fn over_output(part: &Arc<dyn PhysicalExpr>, projection: &ProjectionExprs) -> Option<Arc<dyn PhysicalExpr>> {
+fn over_columns(part: &Arc<dyn PhysicalExpr>, position: impl Fn(&Column) -> Option<usize>) -> Option<Arc<dyn PhysicalExpr>> {
     part.downcast_ref::<DynamicFilterPhysicalExpr>()?;
-    let position = |column: &Column| {
-        let is_it = |expr: &Arc<dyn PhysicalExpr>| expr.downcast_ref::<Column>().is_some_and(|it| it.index() == column.index());
-        let (index, it) = projection.iter().enumerate().find(|(_, it)| is_it(&it.expr))?;
-        Some(Arc::new(Column::new(&it.alias, index)) as Arc<dyn PhysicalExpr>)
-    };
-    let columns = part.children().into_iter().map(|child| child.downcast_ref::<Column>().and_then(position));
+    let columns = part.children().into_iter().map(|child| {
+        let column = child.downcast_ref::<Column>()?;
+        Some(Arc::new(Column::new(column.name(), position(column)?)) as Arc<dyn PhysicalExpr>)
+    });
     Arc::clone(part).with_new_children(columns.collect::<Option<Vec<_>>>()?).ok()
 }
 
@@ -329,7 +343,7 @@ mod tests {
         let there = ProjectionExprs::new(vec![of(4), of(0)]);
         let filter: Arc<dyn PhysicalExpr> = dynamic(above(column(), 3));
         let moved = over_output(&filter, &there).unwrap();
-        assert_eq!(moved.children(), [&(Arc::new(Column::new("m", 1)) as Arc<dyn PhysicalExpr>)]);
+        assert_eq!(moved.children(), [&(Arc::new(Column::new("n", 1)) as Arc<dyn PhysicalExpr>)]);
         assert!(over_output(&filter, &ProjectionExprs::new(vec![of(4)])).is_none(), "its column does not come out");
         assert!(over_output(&above(column(), 3), &there).is_none(), "the query's own filters have their place");
         let computed: Arc<dyn PhysicalExpr> = Arc::new(BinaryExpr::new(lit(1_i64), Operator::Divide, column()));
