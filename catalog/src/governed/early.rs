@@ -152,6 +152,11 @@ impl ExecutionPlan for EarlyFilterExec {
         }
     }
 
+    /// Whoever runs a plan again gives joins and sorts other filters, or none: these hold what was known the last time.
+    fn reset_state(self: Arc<Self>) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(Arc::new(Self { input: Arc::clone(&self.input), filters: Arc::default(), metrics: ExecutionPlanMetricsSet::new() }))
+    }
+
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let batch_rows = context.session_config().batch_size().max(1);
         let input = self.input.execute(partition, context)?;
@@ -312,6 +317,16 @@ mod tests {
         let batches = || vec![batch([Some(1), Some(2)])];
         assert_eq!(left(batches(), dynamic(lit(true))).await, [[1, 2]]);
         assert!(left(batches(), dynamic(lit(false))).await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_plan_that_runs_again_knows_nothing_of_the_last_time() {
+        let batches = vec![batch([Some(1), Some(2)])];
+        let input = MemorySourceConfig::try_new_exec(std::slice::from_ref(&batches), batches[0].schema(), None).unwrap();
+        let filters: Arc<[Arc<dyn PhysicalExpr>]> = Arc::from([dynamic(lit(false)) as Arc<dyn PhysicalExpr>]);
+        let plan = Arc::new(EarlyFilterExec { input, filters, metrics: ExecutionPlanMetricsSet::new() });
+        let rows = collect(plan.reset_state().unwrap(), SessionContext::new().task_ctx()).await.unwrap();
+        assert_eq!(rows, batches);
     }
 
     #[test]
