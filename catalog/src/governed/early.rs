@@ -1,6 +1,6 @@
 //! Filters that come up while a query runs, evaluated on the rows of a scan: what a join's other side does not have, and what a
-//! TopK has no place for, need not be sent, joined and aggregated. DataFusion asks such a filter for whole row groups and pages
-//! alone.
+//! TopK has no place for, need not be sent, joined and aggregated. DataFusion asks such a filter for whole row groups and pages,
+//! and for rows in a scan that is late.
 //!
 //! A filter that lets most rows through is not asked any more. What a barrier closes is left to it: it evaluates them itself.
 
@@ -34,8 +34,8 @@ use super::barrier::SecurityBarrierExec;
 const TRIAL_ROWS: usize = 32_768;
 /// Where it lets more than two of three through, asking costs more than it saves.
 const MOST_PASSED: (usize, usize) = (2, 3);
-/// Batches with fewer of a batch's rows than one in so many are put together.
-const FEW: usize = 2;
+/// A batch that keeps less than one in so many of a full one's rows waits for more.
+const COALESCED_BELOW: usize = 2;
 
 #[derive(Debug)]
 pub(super) struct EarlyFilters;
@@ -93,8 +93,7 @@ fn over_output(part: &Arc<dyn PhysicalExpr>, projection: &ProjectionExprs) -> Op
     })
 }
 
-/// A filter on columns as they are, of which nothing can fail: one on what is computed of them might, for rows that another
-/// filter takes out before.
+/// `None` unless every child is a column as it is: an expression could fail for rows that another filter takes out first.
 fn over_columns(part: &Arc<dyn PhysicalExpr>, position: impl Fn(&Column) -> Option<usize>) -> Option<Arc<dyn PhysicalExpr>> {
     part.downcast_ref::<DynamicFilterPhysicalExpr>()?;
     let columns = part.children().into_iter().map(|child| {
@@ -152,7 +151,7 @@ impl ExecutionPlan for EarlyFilterExec {
         }
     }
 
-    /// Whoever runs a plan again gives joins and sorts other filters, or none: these hold what was known the last time.
+    /// Joins and sorts let go of their filters then; what these say is of another run.
     fn reset_state(self: Arc<Self>) -> Result<Arc<dyn ExecutionPlan>> {
         Ok(Arc::new(Self { input: Arc::clone(&self.input), filters: Arc::default(), metrics: ExecutionPlanMetricsSet::new() }))
     }
@@ -161,7 +160,7 @@ impl ExecutionPlan for EarlyFilterExec {
         let batch_rows = context.session_config().batch_size().max(1);
         let input = self.input.execute(partition, context)?;
         let schema = input.schema();
-        let rows = Rows {
+        let rows = EarlyFilterStream {
             input,
             filters: self.filters.iter().map(|filter| Trial { filter: Arc::clone(filter), seen: 0, passed: 0 }).collect(),
             few: BatchCoalescer::new(Arc::clone(&schema), batch_rows),
@@ -170,7 +169,7 @@ impl ExecutionPlan for EarlyFilterExec {
             is_over: false,
             metrics: BaselineMetrics::new(&self.metrics, partition),
         };
-        let rows = stream::try_unfold(rows, Rows::next);
+        let rows = stream::try_unfold(rows, EarlyFilterStream::next);
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
     }
 
@@ -184,7 +183,7 @@ impl ExecutionPlan for EarlyFilterExec {
 }
 
 /// Of one partition.
-struct Rows {
+struct EarlyFilterStream {
     input: SendableRecordBatchStream,
     /// Those that take rows out, or may.
     filters: Vec<Trial>,
@@ -196,7 +195,7 @@ struct Rows {
     metrics: BaselineMetrics,
 }
 
-impl Rows {
+impl EarlyFilterStream {
     async fn next(mut self) -> Result<Option<(RecordBatch, Self)>> {
         loop {
             if let Some(batch) = self.few.next_completed_batch().or_else(|| self.whole.take()) {
@@ -220,10 +219,10 @@ impl Rows {
         let timer = self.metrics.elapsed_compute().clone();
         let _timed = timer.timer();
         for filter in &mut self.filters {
-            batch = filter.left(batch)?;
+            batch = filter.apply(batch)?;
         }
         self.filters.retain(Trial::is_worth_it);
-        if batch.num_rows() >= self.batch_rows / FEW {
+        if batch.num_rows() >= self.batch_rows / COALESCED_BELOW {
             self.few.finish_buffered_batch()?;
             self.whole = Some(batch);
         } else if batch.num_rows() > 0 {
@@ -245,9 +244,12 @@ impl Trial {
         self.seen < TRIAL_ROWS || self.passed * MOST_PASSED.1 <= self.seen * MOST_PASSED.0
     }
 
-    fn left(&mut self, batch: RecordBatch) -> Result<RecordBatch> {
-        let dynamic = self.filter.downcast_ref::<DynamicFilterPhysicalExpr>();
-        let filter = dynamic.ok_or_else(|| internal_datafusion_err!("no dynamic filter"))?.current()?;
+    fn apply(&mut self, batch: RecordBatch) -> Result<RecordBatch> {
+        // What it is by now.
+        let filter = match self.filter.downcast_ref::<DynamicFilterPhysicalExpr>() {
+            Some(filter) => filter.current()?,
+            None => Arc::clone(&self.filter),
+        };
         // `true` until the other side is known.
         let knows_nothing = filter.downcast_ref::<Literal>().is_some_and(|it| it.value() == &ScalarValue::Boolean(Some(true)));
         if knows_nothing || batch.num_rows() == 0 {
@@ -268,13 +270,17 @@ impl Trial {
 mod tests {
     use arrow::array::Int64Array;
     use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+    use datafusion::datasource::listing::PartitionedFile;
     use datafusion::datasource::memory::MemorySourceConfig;
+    use datafusion::datasource::object_store::ObjectStoreUrl;
+    use datafusion::datasource::physical_plan::FileScanConfigBuilder;
     use datafusion::logical_expr::Operator;
     use datafusion::physical_expr::expressions::{BinaryExpr, lit};
     use datafusion::physical_expr::projection::ProjectionExpr;
     use datafusion::physical_plan::collect;
     use datafusion::prelude::SessionContext;
 
+    use super::super::leakproof::PlainColumns;
     use super::*;
 
     fn column() -> Arc<dyn PhysicalExpr> {
@@ -335,21 +341,57 @@ mod tests {
         let mut trial = Trial { filter: Arc::clone(&filter) as _, seen: 0, passed: 0 };
         let rows = batch((0..8_192).map(Some));
         for _ in 0..10 {
-            assert_eq!(trial.left(rows.clone()).unwrap().num_rows(), 8_192);
+            assert_eq!(trial.apply(rows.clone()).unwrap().num_rows(), 8_192);
         }
         assert!(trial.is_worth_it(), "it knew nothing yet");
         filter.update(above(column(), 8_000)).unwrap();
         for _ in 0..10 {
-            assert_eq!(trial.left(rows.clone()).unwrap().num_rows(), 191);
+            assert_eq!(trial.apply(rows.clone()).unwrap().num_rows(), 191);
         }
         assert!(trial.is_worth_it());
         let mut idle = Trial { filter: dynamic(above(column(), 1_000)) as _, seen: 0, passed: 0 };
         for _ in 0..3 {
-            idle.left(rows.clone()).unwrap();
+            idle.apply(rows.clone()).unwrap();
         }
         assert!(idle.is_worth_it(), "too early to tell");
-        idle.left(rows).unwrap();
+        idle.apply(rows).unwrap();
         assert!(!idle.is_worth_it());
+    }
+
+    #[tokio::test]
+    async fn a_filter_of_no_use_is_not_asked_again() {
+        let filter = dynamic(above(column(), -1));
+        let useless = (0..5).map(|_| batch((0..8_192).map(Some)));
+        let found = left(useless.chain([batch([Some(-7), Some(7)])]).collect(), filter).await;
+        assert_eq!(found.last().unwrap(), &[-7, 7]);
+    }
+
+    /// A scan with a filter of a join, for pruning.
+    fn scan() -> Arc<dyn ExecutionPlan> {
+        let source = ParquetSource::new(batch([]).schema()).with_predicate(dynamic(lit(true)));
+        let config = FileScanConfigBuilder::new(ObjectStoreUrl::local_filesystem(), Arc::new(source));
+        DataSourceExec::from_data_source(config.with_file(PartitionedFile::new("1.parquet", 1000)).build())
+    }
+
+    fn names(plan: &Arc<dyn ExecutionPlan>) -> Vec<String> {
+        let below = plan.children().first().map_or_else(Vec::new, |child| names(child));
+        [plan.name().to_owned()].into_iter().chain(below).collect()
+    }
+
+    #[test]
+    fn it_stands_over_the_scan_and_the_querys_own_filter() {
+        let optimized = |plan| names(&EarlyFilters.optimize(plan, &ConfigOptions::new()).unwrap());
+        assert_eq!(optimized(scan()), ["EarlyFilterExec", "DataSourceExec"]);
+        let filtered = Arc::new(FilterExec::try_new(above(column(), 3), scan()).unwrap());
+        assert_eq!(optimized(filtered), ["EarlyFilterExec", "FilterExec", "DataSourceExec"]);
+    }
+
+    /// What is scanned there may be hidden.
+    #[test]
+    fn nothing_is_filtered_early_below_a_barrier() {
+        let barrier = SecurityBarrierExec::new("t".into(), PlainColumns::Every, Arc::default(), scan());
+        let plan = EarlyFilters.optimize(Arc::new(barrier), &ConfigOptions::new()).unwrap();
+        assert_eq!(names(&plan), ["SecurityBarrierExec", "DataSourceExec"]);
     }
 
     #[test]

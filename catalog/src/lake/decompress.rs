@@ -40,13 +40,15 @@ impl Stored<'_> {
         let mut sink = TrackedWrite::new(Vec::with_capacity(room));
         let mut writer = SerializedPageWriter::new(&mut sink);
         let mut layout = Layout { dictionary_bytes: 0, pages: Vec::with_capacity(self.pages.len()), bounds: None };
+        let mut written_bytes = 0u64;
         let (mut first_rows, mut encodings) = (self.pages.iter().map(|page| page.first_row_index), Vec::with_capacity(self.pages.len()));
         while let Some(page) = reader.get_next_page()? {
             let (bytes, encoding) = (page.buffer().len(), page.encoding());
-            if layout.bytes() + bytes as u64 > 2 * MAX_CHUNK_BYTES {
+            if written_bytes + bytes as u64 > 2 * MAX_CHUNK_BYTES {
                 return Err(self.error());
             }
             let written = writer.write_page(CompressedPage::new(page, bytes))?;
+            written_bytes += written.bytes_written;
             if let PageType::DICTIONARY_PAGE = written.page_type {
                 layout.dictionary_bytes += written.bytes_written;
                 continue;

@@ -3,7 +3,7 @@
 use std::mem::size_of_val;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, ArrowNativeTypeOp, ArrowNumericType, AsArray, BooleanArray, BooleanBufferBuilder, PrimitiveArray};
+use arrow::array::{Array, ArrayRef, ArrowNativeTypeOp, ArrowNumericType, AsArray, BooleanArray, PrimitiveArray};
 use arrow::buffer::NullBuffer;
 use arrow::compute::sum_checked;
 use arrow::datatypes::{DataType, Decimal128Type, Decimal256Type, DecimalType, FieldRef, Int64Type, UInt64Type};
@@ -16,6 +16,7 @@ use datafusion::logical_expr::{
     Accumulator, AggregateUDFImpl, Documentation, EmitTo, Expr, GroupsAccumulator, Operator, ReversedUDAF, SetMonotonicity, Signature,
     StatisticsArgs,
 };
+use datafusion::physical_expr::NullState;
 
 use super::arithmetic::out_of_range;
 
@@ -202,45 +203,26 @@ impl<T: ArrowNumericType + std::fmt::Debug> Accumulator for Adding<T> {
 /// The sums of groups.
 struct AddingGroups<T: ArrowNumericType> {
     sums: Vec<T::Native>,
-    /// Groups with a value that is not NULL; `None` while all have one.
-    seen: Option<BooleanBufferBuilder>,
+    /// Groups with a value that is not NULL.
+    seen: NullState,
     data_type: DataType,
 }
 
 impl<T: ArrowNumericType> AddingGroups<T> {
     fn new(data_type: &DataType) -> Self {
-        Self { sums: Vec::new(), seen: None, data_type: data_type.clone() }
-    }
-
-    fn add(&mut self, group: usize, value: T::Native) -> bool {
-        let Some(sum) = self.sums.get_mut(group) else { return false };
-        sum.add_checked(value).map(|total| *sum = total).is_ok()
+        Self { sums: Vec::new(), seen: NullState::new(), data_type: data_type.clone() }
     }
 }
 
 impl<T: ArrowNumericType + Send> GroupsAccumulator for AddingGroups<T> {
-    /// Each group that is new has a row here.
     fn update_batch(&mut self, values: &[ArrayRef], groups: &[usize], filter: Option<&BooleanArray>, total_groups: usize) -> Result<()> {
-        let known = self.sums.len();
         self.sums.resize(total_groups, T::Native::ZERO);
         let Some(values) = values.first().map(|values| values.as_primitive::<T>()) else { return Ok(()) };
-        let all_count = values.null_count() == 0 && filter.is_none();
-        let counts = |row: usize| values.is_valid(row) && filter.is_none_or(|filter| filter.is_valid(row) && filter.value(row));
-        if self.seen.is_some() || !all_count {
-            let seen = self.seen.get_or_insert_with(|| {
-                let mut seen = BooleanBufferBuilder::new(total_groups);
-                seen.append_n(known, true);
-                seen
-            });
-            seen.resize(total_groups);
-            groups.iter().enumerate().filter(|(row, _)| counts(*row)).for_each(|(_, group)| seen.set_bit(*group, true));
-        }
-        let fits = if all_count {
-            groups.iter().zip(values.values()).fold(true, |fits, (group, value)| self.add(*group, *value) && fits)
-        } else {
-            let rows = groups.iter().enumerate().filter(|(row, _)| counts(*row));
-            rows.fold(true, |fits, (row, group)| self.add(*group, values.value(row)) && fits)
-        };
+        let (sums, mut fits) = (&mut self.sums, true);
+        self.seen.accumulate(groups, values, filter, total_groups, |group, value| {
+            let added = sums.get_mut(group).map(|sum| sum.add_checked(value).map(|total| *sum = total));
+            fits &= matches!(added, Some(Ok(())));
+        });
         if fits { Ok(()) } else { Err(out_of_range(&self.data_type)) }
     }
 
@@ -250,11 +232,7 @@ impl<T: ArrowNumericType + Send> GroupsAccumulator for AddingGroups<T> {
 
     fn evaluate(&mut self, emit_to: EmitTo) -> Result<ArrayRef> {
         let sums = emit_to.take_needed(&mut self.sums);
-        let nulls = self.seen.as_mut().map(|builder| {
-            let seen = builder.finish();
-            builder.append_buffer(&seen.slice(sums.len(), seen.len() - sums.len()));
-            NullBuffer::new(seen.slice(0, sums.len()))
-        });
+        let nulls = self.seen.build(emit_to);
         let array = PrimitiveArray::<T>::new(sums.into(), nulls).with_data_type(self.data_type.clone());
         check_digits(&array, &self.data_type)?;
         Ok(Arc::new(array))
@@ -273,6 +251,6 @@ impl<T: ArrowNumericType + Send> GroupsAccumulator for AddingGroups<T> {
     }
 
     fn size(&self) -> usize {
-        self.sums.capacity() * size_of::<T::Native>() + self.seen.as_ref().map_or(0, BooleanBufferBuilder::capacity) / 8
+        self.sums.capacity() * size_of::<T::Native>() + self.seen.size()
     }
 }
