@@ -34,6 +34,8 @@ use super::barrier::SecurityBarrierExec;
 const TRIAL_ROWS: usize = 32_768;
 /// Where it lets more than two of three through, asking costs more than it saves.
 const MOST_PASSED: (usize, usize) = (2, 3);
+/// Rows that wait for more do so for as many batches: above there may be a LIMIT.
+const MOST_WAITED: usize = 64;
 /// A batch that keeps less than one in so many of a full one's rows waits for more.
 const COALESCED_BELOW: usize = 2;
 
@@ -79,7 +81,11 @@ fn filters_of(node: &Arc<dyn ExecutionPlan>) -> Vec<Arc<dyn PhysicalExpr>> {
             Some(shown) => over_columns(&part, |column| shown.iter().position(|index| *index == column.index())),
             None => Some(part),
         });
-        if let Some(part) = part.filter(|part| !found.contains(part)) {
+        // Joins take -0 and 0 for one key, these filters for two.
+        let is_exact = |part: &Arc<dyn PhysicalExpr>| {
+            part.children().into_iter().all(|child| child.data_type(&node.schema()).is_ok_and(|data_type| !data_type.is_floating()))
+        };
+        if let Some(part) = part.filter(|part| is_exact(part) && !found.contains(part)) {
             found.push(part);
         }
     }
@@ -164,6 +170,7 @@ impl ExecutionPlan for EarlyFilterExec {
             input,
             filters: self.filters.iter().map(|filter| Trial { filter: Arc::clone(filter), seen: 0, passed: 0 }).collect(),
             few: BatchCoalescer::new(Arc::clone(&schema), batch_rows),
+            waited: 0,
             batch_rows,
             whole: None,
             is_over: false,
@@ -188,6 +195,8 @@ struct EarlyFilterStream {
     /// Those that take rows out, or may.
     filters: Vec<Trial>,
     few: BatchCoalescer,
+    /// Batches that rows in `few` have waited for.
+    waited: usize,
     batch_rows: usize,
     /// What comes after all that is in `few`.
     whole: Option<RecordBatch>,
@@ -222,11 +231,15 @@ impl EarlyFilterStream {
             batch = filter.apply(batch)?;
         }
         self.filters.retain(Trial::is_worth_it);
+        self.waited = if self.few.get_buffered_rows() > 0 { self.waited + 1 } else { 0 };
         if batch.num_rows() >= self.batch_rows / COALESCED_BELOW {
             self.few.finish_buffered_batch()?;
             self.whole = Some(batch);
         } else if batch.num_rows() > 0 {
             self.few.push_batch(batch)?;
+        }
+        if self.waited >= MOST_WAITED {
+            self.few.finish_buffered_batch()?;
         }
         Ok(())
     }
@@ -356,6 +369,13 @@ mod tests {
         assert!(idle.is_worth_it(), "too early to tell");
         idle.apply(rows).unwrap();
         assert!(!idle.is_worth_it());
+    }
+
+    #[tokio::test]
+    async fn what_waits_for_more_rows_does_not_wait_for_ever() {
+        let none = (0..2 * MOST_WAITED).map(|_| batch([Some(1)]));
+        let batches = [batch([Some(7)])].into_iter().chain(none).chain([batch([Some(8)])]).collect();
+        assert_eq!(left(batches, dynamic(above(column(), 3))).await, [[7], [8]]);
     }
 
     #[tokio::test]

@@ -3,18 +3,29 @@
 //! DataFusion 55.2 carries a filter down to a child by the names of its columns (apache/datafusion#21246, #25244, #25296):
 //! where two columns of a schema have one name, as above a join, it lands on the wrong one, and rows are lost. So that is
 //! not done where a filter can pass such a schema. The query's own filters have been pushed down on the logical plan then;
-//! what is lost is pruning by the filters that joins and TopK make while they run.
+//! what is lost is pruning by the filters that joins and TopK make while they run. The same holds of a union whose branches
+//! have the names of its columns in another order (#25259), and of a semi join of which one side has the name of the other's key.
+//!
+//! It also takes what a filter estimates of distinct values for the answer to `count(DISTINCT …)`.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use datafusion::common::JoinType;
 use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::TreeNode;
 use datafusion::error::Result;
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_optimizer::aggregate_statistics::AggregateStatistics;
 use datafusion::physical_optimizer::filter_pushdown::FilterPushdown;
 use datafusion::physical_optimizer::join_selection::JoinSelection;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::aggregates::AggregateExec;
+use datafusion::physical_plan::joins::HashJoinExec;
+use datafusion::physical_plan::union::{InterleaveExec, UnionExec};
 
 use super::early::EarlyFilters;
 use super::late::LateMaterialization;
@@ -26,10 +37,12 @@ type Rule = Arc<dyn PhysicalOptimizerRule + Send + Sync>;
 /// For every session in which governed tables are read.
 pub fn physical_rules() -> Vec<Rule> {
     let careful = [FilterPushdown::new(), FilterPushdown::new_post_optimization()];
+    let of_statistics = AggregateStatistics::new();
     let is_pushdown = |rule: &Rule| careful.iter().any(|it| it.name() == rule.name());
     let rules = PhysicalOptimizer::new().rules.into_iter();
     let rules = rules.map(|rule| if is_pushdown(&rule) { Arc::new(CarefulPushdown(rule)) as Rule } else { rule });
     // Early filters first: a late scan keeps only what cannot fail of its predicate.
+    let rules = rules.map(|rule| if rule.name() == of_statistics.name() { Arc::new(CarefulStatistics(rule)) as Rule } else { rule });
     let mut rules: Vec<Rule> = rules.chain([Arc::new(EarlyFilters) as Rule, Arc::new(LateMaterialization), Arc::new(QuickFirst)]).collect();
     let selection = rules.iter().position(|rule| rule.name() == JoinSelection::new().name());
     rules.insert(selection.map_or(rules.len(), |at| at + 1), Arc::new(KnownSide));
@@ -53,13 +66,55 @@ impl PhysicalOptimizerRule for CarefulPushdown {
     }
 }
 
-/// Whether a filter can pass a schema that has a name twice. The output of the whole plan may: nothing comes from above it.
+/// Answers from metadata, but none about distinct values: no scan knows how many it has.
+#[derive(Debug)]
+struct CarefulStatistics(Rule);
+
+impl PhysicalOptimizerRule for CarefulStatistics {
+    fn optimize(&self, plan: Arc<dyn ExecutionPlan>, config: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
+        let is_distinct = |node: &Arc<dyn ExecutionPlan>| {
+            let aggregate = node.downcast_ref::<AggregateExec>();
+            Ok(aggregate.is_some_and(|aggregate| aggregate.aggr_expr().iter().any(|expr| expr.is_distinct())))
+        };
+        if plan.exists(is_distinct)? { Ok(plan) } else { self.0.optimize(plan, config) }
+    }
+
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn schema_check(&self) -> bool {
+        self.0.schema_check()
+    }
+}
+
+/// Whether a filter can pass a schema that has a name twice, or a node that gives it to a column of its name which is another
+/// one. The output of the whole plan may have a name twice: nothing comes from above it.
 fn has_ambiguous_input(plan: &dyn ExecutionPlan) -> bool {
-    plan.children().into_iter().any(|child| {
-        let schema = child.schema();
-        let mut names = HashSet::with_capacity(schema.fields().len());
-        !schema.fields().iter().all(|field| names.insert(field.name().as_str())) || has_ambiguous_input(child.as_ref())
-    })
+    mixes_names(plan)
+        || plan.children().into_iter().any(|child| {
+            let schema = child.schema();
+            let mut names = HashSet::with_capacity(schema.fields().len());
+            !schema.fields().iter().all(|field| names.insert(field.name().as_str())) || has_ambiguous_input(child.as_ref())
+        })
+}
+
+fn mixes_names(plan: &dyn ExecutionPlan) -> bool {
+    if let Some(join) = plan.downcast_ref::<HashJoinExec>() {
+        let has = |side: &Arc<dyn ExecutionPlan>, key: &Column| side.schema().column_with_name(key.name()).is_some();
+        let is_mixed = |(left, right): &(Arc<dyn PhysicalExpr>, Arc<dyn PhysicalExpr>)| {
+            let (left, right) = (left.downcast_ref::<Column>(), right.downcast_ref::<Column>());
+            let is_same = left.zip(right).is_some_and(|(left, right)| left.name() == right.name());
+            !is_same && (left.is_some_and(|key| has(join.right(), key)) || right.is_some_and(|key| has(join.left(), key)))
+        };
+        return matches!(join.join_type(), JoinType::LeftSemi | JoinType::RightSemi) && join.on().iter().any(is_mixed);
+    }
+    if !plan.is::<UnionExec>() && !plan.is::<InterleaveExec>() {
+        return false;
+    }
+    let schema = plan.schema();
+    let names = || schema.fields().iter().map(|field| field.name());
+    plan.children().into_iter().any(|child| !child.schema().fields().iter().map(|field| field.name()).eq(names()))
 }
 
 #[cfg(test)]

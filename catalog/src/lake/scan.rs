@@ -184,16 +184,15 @@ impl LakeTable {
         Ok(partitioned)
     }
 
-    /// Of all these files, for the order and the kind of joins.
-    fn statistics(&self, files: &[Survivor<'_>], layout: &Layout, bounds_of: &[usize]) -> Statistics {
+    /// Of all these files, for the order and the kind of joins. DataFusion narrows bounds by casts that lose something or keep no
+    /// order, and takes what comes out for exact (apache/datafusion#25523): how many values there may be says enough.
+    fn statistics(&self, files: &[Survivor<'_>], layout: &Layout, needed: &[usize]) -> Statistics {
         let mut columns = vec![ColumnStatistics::new_unknown(); self.schema.fields().len()];
         let indices = UInt64Array::from_iter_values(files.iter().map(|it| it.index as u64));
-        for (index, position) in bounds_of.iter().zip(layout.positions(bounds_of)) {
+        for (index, position) in needed.iter().zip(layout.positions(needed)) {
             let (Some(field), Some(column)) = (self.schema.fields().get(*index), columns.get_mut(position)) else { continue };
-            let Some((min, max)) = self.snapshot.bounds.columns.get(field.name()).and_then(|bounds| enclosing(bounds, &indices)) else {
-                continue;
-            };
-            (column.min_value, column.max_value) = (inexact(&min), inexact(&max));
+            let bounds = self.snapshot.bounds.columns.get(field.name());
+            column.distinct_count = bounds.and_then(|bounds| most_values(bounds, &indices)).map_or(Precision::Absent, Precision::Inexact);
         }
         let bytes = files.iter().map(|it| it.file.size_bytes).sum::<u64>();
         Statistics {
@@ -315,25 +314,23 @@ fn inexact(bound: &ScalarValue) -> Precision<ScalarValue> {
     if bound.is_null() { Precision::Absent } else { Precision::Inexact(value_as_read(bound)) }
 }
 
-/// What encloses the values in these files, where each has bounds. DataFusion takes a column with one value between its bounds
-/// for a constant, and then does not sort by it: so nothing of columns whose NaN lie outside, and out of caution nothing of one
-/// value, beside which there may be NULL. Joins have no keys that are lists or structs.
-fn enclosing(bounds: &ColumnBounds, files: &UInt64Array) -> Option<(ScalarValue, ScalarValue)> {
+/// How many values lie between the bounds of these files, where each has bounds; of whole numbers, dates and times.
+fn most_values(bounds: &ColumnBounds, files: &UInt64Array) -> Option<usize> {
     let data_type = bounds.min.data_type();
-    if data_type.is_floating() || data_type.is_nested() {
+    if data_type.is_floating() {
         return None;
     }
-    let all = |of: &ArrayRef| {
-        let of = if files.len() == of.len() { Ok(Arc::clone(of)) } else { take(of, files, None) };
-        of.ok().filter(|of| of.null_count() == 0).map(|of| [of])
-    };
     let evaluated = |accumulator: &mut dyn Accumulator, of: &ArrayRef| {
-        accumulator.update_batch(&all(of)?).ok()?;
+        let of = if files.len() == of.len() { Arc::clone(of) } else { take(of, files, None).ok()? };
+        if of.null_count() > 0 {
+            return None;
+        }
+        accumulator.update_batch(&[of]).ok()?;
         accumulator.evaluate().ok()
     };
     let min = evaluated(&mut MinAccumulator::try_new(data_type).ok()?, &bounds.min)?;
     let max = evaluated(&mut MaxAccumulator::try_new(data_type).ok()?, &bounds.max)?;
-    (min != max).then_some((min, max))
+    min.distance(&max)?.checked_add(1)
 }
 
 /// Keeps as many files as hold `limit` rows for certain.

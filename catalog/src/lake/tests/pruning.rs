@@ -1,6 +1,6 @@
 //! Which files a predicate leaves, on snapshots made by hand.
 
-use arrow::array::{Float64Array, Int64Array, StringArray, UInt64Array};
+use arrow::array::{Int64Array, StringArray, UInt64Array};
 use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::catalog::TableProvider;
 use datafusion::common::{ColumnStatistics, DFSchema, ScalarValue};
@@ -83,50 +83,30 @@ fn a_predicate_leaves_what_may_match() {
     assert_eq!(prune(&snapshot, &snapshot.schema, None), [0, 1, 2, 3]);
 }
 
-/// The least and the greatest values that a scan gives as estimates for each column, in words.
-async fn estimates(snapshot: LakeSnapshot, filter: Expr) -> Vec<String> {
+/// How many values a scan says each column may have.
+async fn values(snapshot: LakeSnapshot, filter: Expr) -> Vec<Option<usize>> {
     let lake = Fixture::new().lake;
     let table = LakeTable::new(Arc::new(snapshot), Arc::clone(&lake.stores), Arc::clone(&lake.caches));
     let scan = table.scan(&SessionContext::new().state(), None, &[filter], None).await.unwrap();
     let statistics = scan.statistics_from_inputs(&[], &StatisticsArgs::new()).unwrap();
-    let words = |column: &ColumnStatistics| match (column.min_value.get_value(), column.max_value.get_value()) {
-        (Some(min), Some(max)) => {
-            assert_eq!((column.min_value.is_exact(), column.max_value.is_exact()), (Some(false), Some(false)));
-            format!("{min} to {max}")
-        }
-        _ => "unknown".to_owned(),
+    let told = |column: &ColumnStatistics| {
+        assert_eq!((column.min_value.get_value(), column.max_value.get_value()), (None, None), "which DataFusion would narrow");
+        assert_ne!(column.distinct_count.is_exact(), Some(true));
+        column.distinct_count.get_value().copied()
     };
-    statistics.column_statistics.iter().map(words).collect()
+    statistics.column_statistics.iter().map(told).collect()
 }
 
 #[tokio::test]
-async fn a_scan_tells_the_bounds_of_the_files_that_are_left() {
+async fn a_scan_tells_how_many_values_the_files_that_are_left_may_have() {
     let first = col("p").eq(lit("a"));
     let table = [
-        (first.clone().and(col("n").eq(lit(3))), ["1 to 10", "a to l", "unknown"]),
-        (first.or(col("p").is_null()).and(col("n").gt(lit(0))), ["1 to 20", "a to z", "unknown"]),
-        (col("p").eq(lit("b")).and(col("n").gt(lit(0))), ["unknown"; 3]),
-        (col("n").is_not_null(), ["unknown"; 3]),
+        (first.clone().and(col("n").eq(lit(3))), [Some(10), None, None]),
+        (first.or(col("p").is_null()).and(col("n").gt(lit(0))), [Some(20), None, None]),
+        (col("p").eq(lit("b")).and(col("n").gt(lit(0))), [None; 3]),
+        (col("n").is_not_null(), [None; 3]),
     ];
     for (filter, expected) in table {
-        assert_eq!(estimates(snapshot(), filter.clone()).await, expected, "{filter}");
+        assert_eq!(values(snapshot(), filter.clone()).await, expected, "{filter}");
     }
-}
-
-#[tokio::test]
-async fn what_datafusion_could_take_for_a_constant_is_not_told() {
-    let schema = Schema::new(vec![Field::new("one", DataType::Int64, true), Field::new("x", DataType::Float64, true)]);
-    let one: ArrayRef = Arc::new(Int64Array::from(vec![5]));
-    let one = ColumnBounds { min: Arc::clone(&one), max: one, null_counts: UInt64Array::from(vec![3]) };
-    let x = ColumnBounds {
-        min: Arc::new(Float64Array::from(vec![1.0])),
-        max: Arc::new(Float64Array::from(vec![2.0])),
-        null_counts: UInt64Array::from(vec![0]),
-    };
-    let mut files = snapshot().files;
-    files.truncate(1);
-    files[0].constants = Arc::default();
-    let bounds = FileBounds { columns: [("one".to_owned(), one), ("x".to_owned(), x)].into_iter().collect(), row_counts: None };
-    let snapshot = LakeSnapshot::of_files(Arc::new(schema), files, bounds);
-    assert_eq!(estimates(snapshot, col("one").gt(lit(0))).await, ["unknown", "unknown"]);
 }
