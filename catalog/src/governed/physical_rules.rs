@@ -41,8 +41,8 @@ pub fn physical_rules() -> Vec<Rule> {
     let is_pushdown = |rule: &Rule| careful.iter().any(|it| it.name() == rule.name());
     let rules = PhysicalOptimizer::new().rules.into_iter();
     let rules = rules.map(|rule| if is_pushdown(&rule) { Arc::new(CarefulPushdown(rule)) as Rule } else { rule });
-    // Early filters first: a late scan keeps only what cannot fail of its predicate.
     let rules = rules.map(|rule| if rule.name() == of_statistics.name() { Arc::new(CarefulStatistics(rule)) as Rule } else { rule });
+    // Early filters first: a late scan keeps only what cannot fail of its predicate.
     let mut rules: Vec<Rule> = rules.chain([Arc::new(EarlyFilters) as Rule, Arc::new(LateMaterialization), Arc::new(QuickFirst)]).collect();
     let selection = rules.iter().position(|rule| rule.name() == JoinSelection::new().name());
     rules.insert(selection.map_or(rules.len(), |at| at + 1), Arc::new(KnownSide));

@@ -27,7 +27,7 @@ const CLUSTERED_ROWS: usize = 1024;
 /// Of other pages: to be skipped by who wants few rows, and no burden to who wants all.
 const PLAIN_ROWS: usize = 4096;
 
-/// A dictionary of this part of its values' size is read for next to nothing.
+/// A dictionary of at least this part of its values' size saves little, and is read whole for a single row.
 const WEAK_DICTIONARY: u64 = 4;
 
 /// More rows than these, of a chunk that may be a few bytes of one value, are not taken apart.
