@@ -36,8 +36,8 @@ const TRIAL_ROWS: usize = 32_768;
 const MOST_PASSED: (usize, usize) = (2, 3);
 /// Rows that wait for more do so for as many batches: above there may be a LIMIT.
 const MOST_WAITED: usize = 64;
-/// A batch that keeps less than one in so many of a full one's rows waits for more.
-const COALESCED_BELOW: usize = 2;
+/// A batch that keeps more than one in so many of a full one's rows does not wait for more.
+const LARGE: usize = 2;
 
 #[derive(Debug)]
 pub(super) struct EarlyFilters;
@@ -169,10 +169,8 @@ impl ExecutionPlan for EarlyFilterExec {
         let rows = EarlyFilterStream {
             input,
             filters: self.filters.iter().map(|filter| Trial { filter: Arc::clone(filter), seen: 0, passed: 0 }).collect(),
-            few: BatchCoalescer::new(Arc::clone(&schema), batch_rows),
+            few: BatchCoalescer::new(Arc::clone(&schema), batch_rows).with_biggest_coalesce_batch_size(Some(batch_rows / LARGE)),
             waited: 0,
-            batch_rows,
-            whole: None,
             is_over: false,
             metrics: BaselineMetrics::new(&self.metrics, partition),
         };
@@ -197,9 +195,6 @@ struct EarlyFilterStream {
     few: BatchCoalescer,
     /// Batches that rows in `few` have waited for.
     waited: usize,
-    batch_rows: usize,
-    /// What comes after all that is in `few`.
-    whole: Option<RecordBatch>,
     is_over: bool,
     metrics: BaselineMetrics,
 }
@@ -207,7 +202,7 @@ struct EarlyFilterStream {
 impl EarlyFilterStream {
     async fn next(mut self) -> Result<Option<(RecordBatch, Self)>> {
         loop {
-            if let Some(batch) = self.few.next_completed_batch().or_else(|| self.whole.take()) {
+            if let Some(batch) = self.few.next_completed_batch() {
                 self.metrics.record_output(batch.num_rows());
                 return Ok(Some((batch, self)));
             }
@@ -232,10 +227,7 @@ impl EarlyFilterStream {
         }
         self.filters.retain(Trial::is_worth_it);
         self.waited = if self.few.get_buffered_rows() > 0 { self.waited + 1 } else { 0 };
-        if batch.num_rows() >= self.batch_rows / COALESCED_BELOW {
-            self.few.finish_buffered_batch()?;
-            self.whole = Some(batch);
-        } else if batch.num_rows() > 0 {
+        if batch.num_rows() > 0 {
             self.few.push_batch(batch)?;
         }
         if self.waited >= MOST_WAITED {
@@ -258,11 +250,7 @@ impl Trial {
     }
 
     fn apply(&mut self, batch: RecordBatch) -> Result<RecordBatch> {
-        // What it is by now.
-        let filter = match self.filter.downcast_ref::<DynamicFilterPhysicalExpr>() {
-            Some(filter) => filter.current()?,
-            None => Arc::clone(&self.filter),
-        };
+        let filter = self.filter.snapshot()?.unwrap_or_else(|| Arc::clone(&self.filter));
         // `true` until the other side is known.
         let knows_nothing = filter.downcast_ref::<Literal>().is_some_and(|it| it.value() == &ScalarValue::Boolean(Some(true)));
         if knows_nothing || batch.num_rows() == 0 {
@@ -328,7 +316,10 @@ mod tests {
         let batches =
             vec![batch([Some(1), None, Some(7)]), batch([Some(2)]), batch([Some(9)]), batch(wide.clone().map(Some)), batch([Some(8)])];
         let found = left(batches, dynamic(above(column(), 3))).await;
-        assert_eq!(found, [vec![7, 9], (4..8_000).collect(), vec![8]]);
+        assert_eq!(found, [[7, 9].into_iter().chain(4..8_000).chain([8]).collect::<Vec<_>>()]);
+        // What is nearly whole goes on as it is.
+        let large = (0..3).map(|_| batch(wide.clone().map(Some))).collect();
+        assert_eq!(left(large, dynamic(above(column(), 3))).await, vec![(4..8_000).collect::<Vec<_>>(); 3]);
     }
 
     #[tokio::test]

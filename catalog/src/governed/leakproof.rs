@@ -153,8 +153,9 @@ fn physical_type(expr: &Arc<dyn PhysicalExpr>, schema: &Schema, depth: usize) ->
     } else if let Some(like) = expr.downcast_ref::<LikeExpr>().filter(|like| !like.case_insensitive()) {
         matched(of(like.expr())?, like.pattern().downcast_ref::<Literal>()?.value())
     } else if let Some(dynamic) = expr.downcast_ref::<DynamicFilterPhysicalExpr>() {
-        // What it becomes later is made by DataFusion of comparisons and look-ups over exactly these children.
-        let children = dynamic.children().into_iter().all(|child| of(child).is_some());
+        // What it becomes later is made by DataFusion of comparisons and look-ups over exactly these children. Joins take -0 and 0
+        // for one key, the look-ups for two.
+        let children = dynamic.children().into_iter().all(|child| of(child).is_some_and(|data_type| !data_type.is_floating()));
         (children && of(&dynamic.current().ok()?)? == DataType::Boolean).then_some(DataType::Boolean)
     } else {
         None

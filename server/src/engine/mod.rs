@@ -193,6 +193,7 @@ impl Engine {
             .with_runtime_env(runtime)
             .with_default_features()
             .with_analyzer_rules(rules)
+            .with_query_planner(Arc::new(lazaret_catalog::governed::CarefulPlanner))
             .with_physical_optimizer_rules(lazaret_catalog::governed::physical_rules())
             .build();
         functions::register_aggregates(&mut template).map_err(Error::internal)?;

@@ -175,6 +175,7 @@ impl Client<'_> {
         let template = SessionStateBuilder::new()
             .with_default_features()
             .with_config(config)
+            .with_query_planner(Arc::new(lazaret_catalog::governed::CarefulPlanner))
             .with_physical_optimizer_rules(lazaret_catalog::governed::physical_rules())
             .build();
         let (catalog, schema) = {
