@@ -52,6 +52,7 @@ pub struct CacheLimits {
     pub settled: Duration,
 }
 
+/// Of tests and benches in process; a server has those of its configuration.
 impl Default for CacheLimits {
     fn default() -> Self {
         Self { footer_bytes: 256 << 20, snapshot_bytes: 512 << 20, data_bytes: 1 << 30, staleness: DEFAULT_STALENESS, settled: SETTLED }

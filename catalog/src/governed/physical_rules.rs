@@ -122,7 +122,10 @@ fn mixes_names(plan: &dyn ExecutionPlan) -> bool {
 mod tests {
     use arrow::array::{Int64Array, RecordBatch};
     use arrow::datatypes::{DataType, Field, Schema};
+    use datafusion::common::NullEquality;
     use datafusion::execution::session_state::SessionStateBuilder;
+    use datafusion::physical_plan::empty::EmptyExec;
+    use datafusion::physical_plan::joins::PartitionMode;
     use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
     use parquet::arrow::ArrowWriter;
 
@@ -133,6 +136,25 @@ mod tests {
     fn both_rules_are_careful() {
         let careful = physical_rules().iter().filter(|rule| format!("{rule:?}").starts_with("CarefulPushdown")).count();
         assert_eq!(careful, 2);
+    }
+
+    #[test]
+    fn a_name_is_mixed_where_unions_and_semi_joins_have_it_twice() {
+        let side = |names: [&str; 2]| {
+            let fields = names.map(|name| Field::new(name, DataType::Int64, true)).to_vec();
+            Arc::new(EmptyExec::new(Arc::new(Schema::new(fields)))) as Arc<dyn ExecutionPlan>
+        };
+        let union = |second| mixes_names(UnionExec::try_new(vec![side(["a", "b"]), side(second)]).unwrap().as_ref());
+        assert!(!union(["a", "b"]) && union(["b", "a"]));
+        let semi = |right, key| {
+            let on = vec![(Arc::new(Column::new("a", 0)) as _, Arc::new(Column::new(key, 0)) as _)];
+            let (left, mode, nulls) = (side(["a", "b"]), PartitionMode::CollectLeft, NullEquality::NullEqualsNothing);
+            let join = HashJoinExec::try_new(left, side(right), on, None, &JoinType::LeftSemi, None, mode, nulls, false);
+            mixes_names(&join.unwrap())
+        };
+        assert!(!semi(["c", "d"], "c") && !semi(["a", "b"], "a"));
+        assert!(semi(["c", "a"], "c"), "the other side has the key's name");
+        assert!(semi(["b", "d"], "b"), "the key's own side has the other key's name");
     }
 
     #[test]

@@ -170,20 +170,26 @@ section! {
     }
 }
 
-/// Sizes on this machine.
+/// What the sizes come to where some are given in percent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// The machine's, or the container's.
+    pub total_bytes: u64,
+    pub data_cache_bytes: u64,
+    pub all_queries_bytes: u64,
+    pub one_query_bytes: u64,
+}
+
 impl Config {
-    pub fn data_cache_bytes(&self) -> u64 {
-        self.cache.data_bytes.of(machine::memory_bytes())
+    /// On this machine.
+    pub fn memory(&self) -> Memory {
+        self.memory_of(machine::memory_bytes())
     }
 
-    /// For all queries.
-    pub fn memory_bytes(&self) -> u64 {
-        self.limits.memory_bytes.of(machine::memory_bytes().saturating_sub(self.data_cache_bytes()))
-    }
-
-    /// For one query.
-    pub fn query_memory_bytes(&self) -> u64 {
-        self.limits.query_memory_bytes.of(self.memory_bytes())
+    fn memory_of(&self, total_bytes: u64) -> Memory {
+        let data_cache_bytes = self.cache.data_bytes.of(total_bytes);
+        let all_queries_bytes = self.limits.memory_bytes.of(total_bytes.saturating_sub(data_cache_bytes));
+        Memory { total_bytes, data_cache_bytes, all_queries_bytes, one_query_bytes: self.limits.query_memory_bytes.of(all_queries_bytes) }
     }
 }
 

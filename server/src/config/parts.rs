@@ -23,7 +23,7 @@ impl Config {
         CacheLimits {
             footer_bytes: self.cache.footer_bytes,
             snapshot_bytes: self.cache.snapshot_bytes,
-            data_bytes: self.data_cache_bytes(),
+            data_bytes: self.memory().data_cache_bytes,
             ..CacheLimits::default()
         }
     }

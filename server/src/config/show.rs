@@ -48,11 +48,11 @@ fn section(out: &mut String, loaded: &Loaded, fields: &[Field], table: &toml::Ta
 
 fn line(out: &mut String, loaded: &Loaded, key: &str, name: &str, value: &Value) {
     let origin = loaded.origin(key).map_or_else(|| "default".to_owned(), ToString::to_string);
-    let config = &loaded.config;
+    let memory = || loaded.config.memory();
     let note = match (key, value) {
-        ("limits.memory_bytes", Value::String(_)) => format!("; {} bytes here", config.memory_bytes()),
-        ("limits.query_memory_bytes", Value::String(_)) => format!("; {} bytes here", config.query_memory_bytes()),
-        ("cache.data_bytes", Value::String(_)) => format!("; {} bytes here", config.data_cache_bytes()),
+        ("limits.memory_bytes", Value::String(_)) => format!("; {} bytes here", memory().all_queries_bytes),
+        ("limits.query_memory_bytes", Value::String(_)) => format!("; {} bytes here", memory().one_query_bytes),
+        ("cache.data_bytes", Value::String(_)) => format!("; {} bytes here", memory().data_cache_bytes),
         _ => String::new(),
     };
     let _ = writeln!(out, "{:<40} # {origin}{note}", format!("{name} = {value}"));

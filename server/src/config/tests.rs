@@ -216,17 +216,13 @@ fn types_are_checked_where_they_are_written() {
 fn percent_is_of_the_machine_and_then_of_that() {
     let limits = Limits { memory_bytes: Size::Bytes(1000), query_memory_bytes: Size::Percent(25), ..Limits::default() };
     let config = Config { limits, ..Config::default() };
-    assert_eq!((config.memory_bytes(), config.query_memory_bytes()), (1000, 250));
+    let memory = config.memory_of(5000);
+    assert_eq!((memory.data_cache_bytes, memory.all_queries_bytes, memory.one_query_bytes), (1000, 1000, 250));
     // Queries get a part of what hot data leave.
-    let of_all = |data_bytes| {
-        let cache = Cache { data_bytes, ..Cache::default() };
-        let config = Config { cache, limits: Limits { memory_bytes: Size::Percent(100), ..Limits::default() }, ..Config::default() };
-        (config.data_cache_bytes(), config.memory_bytes())
-    };
-    let (_, machine) = of_all(Size::Bytes(0));
-    assert_eq!(of_all(Size::Bytes(1 << 20)), (1 << 20, machine - (1 << 20)));
-    let (hot, queries) = of_all(Size::Percent(20));
-    assert_eq!((hot, queries), (Size::Percent(20).of(machine), machine - hot));
+    let memory = Config::default().memory_of(5000);
+    assert_eq!((memory.data_cache_bytes, memory.all_queries_bytes, memory.one_query_bytes), (1000, 3200, 1600));
+    let cache = Cache { data_bytes: Size::Bytes(4000), ..Cache::default() };
+    assert_eq!(Config { cache, ..Config::default() }.memory_of(5000).all_queries_bytes, 800);
     let config = given("").variable("LAZARET_LIMITS__MEMORY_BYTES", "12345").load().config;
     assert_eq!(config.limits.memory_bytes, Size::Bytes(12345));
 }

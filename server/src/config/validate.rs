@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use url::Url;
 
 use super::layers::{Loaded, read_limited};
-use super::{Config, Issuer, Problem, Secret, Size, Store, machine};
+use super::{Config, Issuer, Problem, Secret, Size, Store};
 
 /// Every asymmetric algorithm that tokens may be signed with. `none` and the HMAC ones are never accepted: with a public
 /// key as the "secret" anyone could sign.
@@ -176,21 +176,24 @@ impl Found<'_> {
 
     fn limits(&mut self, config: &Config) {
         let limits = &config.limits;
-        let mut memory = vec![("limits.memory_bytes", config.memory_bytes()), ("limits.query_memory_bytes", config.query_memory_bytes())];
-        if config.memory_bytes() == 0 && matches!(limits.memory_bytes, Size::Percent(_)) {
-            memory.clear();
-            let (hot, all) = (config.data_cache_bytes(), machine::memory_bytes());
+        let memory = config.memory();
+        let is_percent = matches!(limits.memory_bytes, Size::Percent(_));
+        if is_percent && memory.data_cache_bytes >= memory.total_bytes {
+            let (hot, all) = (memory.data_cache_bytes, memory.total_bytes);
             self.add("cache.data_bytes", format!("\"cache.data_bytes\" leaves nothing for queries: {hot} of the {all} bytes here"));
+        } else {
+            self.positive("limits.memory_bytes", memory.all_queries_bytes);
+            self.positive("limits.query_memory_bytes", memory.one_query_bytes);
         }
-        for (key, value) in memory.into_iter().chain([
-            ("limits.statement_bytes", limits.statement_bytes),
-            ("limits.sessions", limits.sessions),
-            ("limits.statements_per_session", limits.statements_per_session),
-            ("audit.retention_days", config.audit.retention_days),
-        ]) {
-            if value == 0 {
-                self.add(key, format!("\"{key}\" is 0; at least 1"));
-            }
+        self.positive("limits.statement_bytes", limits.statement_bytes);
+        self.positive("limits.sessions", limits.sessions);
+        self.positive("limits.statements_per_session", limits.statements_per_session);
+        self.positive("audit.retention_days", config.audit.retention_days);
+    }
+
+    fn positive(&mut self, key: &str, value: u64) {
+        if value == 0 {
+            self.add(key, format!("\"{key}\" is 0; at least 1"));
         }
     }
 }

@@ -165,10 +165,11 @@ fn engine(
 ) -> Result<Arc<Engine>, ServeError> {
     let Components { config, metadata, stores, caches, audit, metrics } = components;
     let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    let memory = config.memory();
     let limits = EngineLimits {
         statement_bytes: bytes(config.limits.statement_bytes),
-        memory_bytes: bytes(config.memory_bytes()),
-        query_memory_bytes: bytes(config.query_memory_bytes()),
+        memory_bytes: bytes(memory.all_queries_bytes),
+        query_memory_bytes: bytes(memory.one_query_bytes),
         query_timeout: (config.limits.query_timeout_s > 0).then(|| Duration::from_secs(config.limits.query_timeout_s)),
     };
     let issuers = config.issuers.iter().map(|issuer| issuer.name.clone()).collect();
