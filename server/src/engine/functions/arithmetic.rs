@@ -1,9 +1,11 @@
 //! `+`, `-` and `*` of integers and decimals that raise an error where the result does not fit, and `||` of texts within
 //! the query's memory.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray};
+use arrow::array::{ArrayRef, AsArray, Decimal128Array};
+use arrow::compute::binary;
 use arrow::compute::kernels::numeric::{add, mul, neg, sub};
 use arrow::datatypes::{
     DECIMAL128_MAX_PRECISION, DECIMAL256_MAX_PRECISION, DataType, Decimal128Type, Decimal256Type, Field, FieldRef, Schema,
@@ -197,6 +199,11 @@ impl ScalarUDFImpl for Checked {
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let wanted = args.return_field.data_type();
         let result = match (self.op, args.args.as_slice()) {
+            (Op::Multiply, [ColumnarValue::Array(left), ColumnarValue::Array(right)])
+                if let Some(product) = small_product(left, right, wanted) =>
+            {
+                return Ok(ColumnarValue::Array(Arc::new(product)));
+            }
             (Op::Concat, [left, right]) => return self.concat(left, right, args.number_rows),
             (Op::Add, [left, right]) => apply(left, right, add),
             (Op::Subtract, [left, right]) => apply(left, right, sub),
@@ -236,6 +243,23 @@ impl Checked {
     }
 }
 
+/// The product of decimals that are no more than 64 bits: it has fewer than 39 digits. Arrow multiplies 128 bits by 128, and
+/// looks for an overflow each time. `None` where a value is larger, be it behind a NULL, or where the types are others.
+fn small_product(left: &ArrayRef, right: &ArrayRef, wanted: &DataType) -> Option<Decimal128Array> {
+    let (left, right) = (left.as_primitive_opt::<Decimal128Type>()?, right.as_primitive_opt::<Decimal128Type>()?);
+    let &DataType::Decimal128(DECIMAL128_MAX_PRECISION, scale) = wanted else { return None };
+    if left.scale().checked_add(right.scale()) != Some(scale) {
+        return None;
+    }
+    let is_small = Cell::new(true);
+    let product = binary::<_, _, _, Decimal128Type>(left, right, |left, right| {
+        let (low, other_low) = (left as i64, right as i64);
+        is_small.set(is_small.get() & (i128::from(low) == left) & (i128::from(other_low) == right));
+        i128::from(low) * i128::from(other_low)
+    });
+    product.ok().filter(|_| is_small.get()).map(|product| product.with_data_type(wanted.clone()))
+}
+
 fn is_overflow(error: &DataFusionError) -> bool {
     match error {
         DataFusionError::ArrowError(error, _) => matches!(error.as_ref(), ArrowError::ArithmeticOverflow(_)),
@@ -269,6 +293,7 @@ pub fn out_of_range(data_type: &DataType) -> DataFusionError {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests {
+    use arrow::array::Array;
     use datafusion::logical_expr::{cast, col, lit};
 
     use super::*;
@@ -295,5 +320,24 @@ mod tests {
         assert!(!can_overflow(&lit(1), &DataType::Float64, &schema));
         assert!(!can_overflow(&lit(1), &DataType::Decimal128(37, 2), &schema));
         assert!(can_overflow(&(lit(1) + lit(1)), &DataType::Decimal128(38, 2), &schema));
+    }
+
+    #[test]
+    fn a_product_of_small_decimals_is_arrows() {
+        let column = |values: &[Option<i128>], scale| -> ArrayRef {
+            Arc::new(values.iter().copied().collect::<Decimal128Array>().with_data_type(DataType::Decimal128(20, scale)))
+        };
+        let most = i128::from(i64::MAX);
+        let left = column(&[Some(0), Some(7), None, Some(-most - 1), Some(most), Some(-12)], 2);
+        let right = column(&[Some(most), None, Some(5), Some(-most - 1), Some(-most - 1), Some(9)], 1);
+        let wanted = DataType::Decimal128(38, 3);
+        let product = small_product(&left, &right, &wanted).unwrap();
+        assert_eq!(product.data_type(), &wanted);
+        assert_eq!(&product, mul(&left, &right).unwrap().as_primitive::<Decimal128Type>());
+        assert!(product.validate_decimal_precision(38).is_ok());
+        assert_eq!(small_product(&left, &column(&[Some(most + 1); 6], 1), &wanted), None);
+        assert_eq!(small_product(&left, &right, &DataType::Decimal128(38, 2)), None);
+        assert_eq!(small_product(&left, &right, &DataType::Decimal128(37, 3)), None);
+        assert_eq!(small_product(&left, &right.slice(0, 3), &wanted), None);
     }
 }

@@ -25,8 +25,10 @@ use datafusion::optimizer::AnalyzerRule;
 use lazaret_catalog::governed::is_of_policy;
 
 use super::memory::Budget;
+pub use arithmetic::out_of_range;
 pub use growth::scalar_bytes;
 pub use subqueries::SubqueryValues;
+pub use sum::CheckedSum;
 
 /// What does not depend on a statement; for the template of all.
 pub fn register_aggregates(state: &mut SessionState) -> Result<()> {
