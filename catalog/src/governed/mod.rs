@@ -37,6 +37,7 @@ mod row_filter;
 mod rules;
 #[cfg(test)]
 pub(crate) mod sabotage;
+mod selectivity;
 mod sides;
 mod sieve;
 pub mod size;

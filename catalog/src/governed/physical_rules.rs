@@ -3,8 +3,8 @@
 //! DataFusion 55.2 carries a filter down to a child by the names of its columns (apache/datafusion#21246, #25244, #25296):
 //! where two columns of a schema have one name, as above a join, it lands on the wrong one, and rows are lost. So that is
 //! not done where a filter can pass such a schema. The query's own filters have been pushed down on the logical plan then;
-//! what is lost is pruning by the filters that joins and TopK make while they run. The same holds of a union whose branches
-//! have the names of its columns in another order (#25259), and of a semi join of which one side has the name of the other's key.
+//! what is lost is pruning by the filters that joins and TopK make while they run. The same holds of a semi join of which one
+//! side has the name of the other's key.
 //!
 //! It also takes what a filter estimates of distinct values for the answer to `count(DISTINCT …)`.
 
@@ -15,7 +15,6 @@ use datafusion::common::JoinType;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::TreeNode;
 use datafusion::error::Result;
-use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::aggregate_statistics::AggregateStatistics;
@@ -25,10 +24,10 @@ use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::joins::HashJoinExec;
-use datafusion::physical_plan::union::{InterleaveExec, UnionExec};
 
 use super::early::EarlyFilters;
 use super::late::LateMaterialization;
+use super::selectivity::Selectivity;
 use super::sides::KnownSide;
 use super::sieve::QuickFirst;
 
@@ -46,6 +45,7 @@ pub fn physical_rules() -> Vec<Rule> {
     let mut rules: Vec<Rule> = rules.chain([Arc::new(EarlyFilters) as Rule, Arc::new(LateMaterialization), Arc::new(QuickFirst)]).collect();
     let selection = rules.iter().position(|rule| rule.name() == JoinSelection::new().name());
     rules.insert(selection.map_or(rules.len(), |at| at + 1), Arc::new(KnownSide));
+    rules.insert(selection.unwrap_or_default(), Arc::new(Selectivity));
     rules
 }
 
@@ -100,21 +100,14 @@ fn has_ambiguous_input(plan: &dyn ExecutionPlan) -> bool {
 }
 
 fn mixes_names(plan: &dyn ExecutionPlan) -> bool {
-    if let Some(join) = plan.downcast_ref::<HashJoinExec>() {
-        let has = |side: &Arc<dyn ExecutionPlan>, key: &Column| side.schema().column_with_name(key.name()).is_some();
-        let is_mixed = |(left, right): &(Arc<dyn PhysicalExpr>, Arc<dyn PhysicalExpr>)| {
-            let (left, right) = (left.downcast_ref::<Column>(), right.downcast_ref::<Column>());
-            let is_same = left.zip(right).is_some_and(|(left, right)| left.name() == right.name());
-            !is_same && (left.is_some_and(|key| has(join.right(), key)) || right.is_some_and(|key| has(join.left(), key)))
-        };
-        return matches!(join.join_type(), JoinType::LeftSemi | JoinType::RightSemi) && join.on().iter().any(is_mixed);
-    }
-    if !plan.is::<UnionExec>() && !plan.is::<InterleaveExec>() {
-        return false;
-    }
-    let schema = plan.schema();
-    let names = || schema.fields().iter().map(|field| field.name());
-    plan.children().into_iter().any(|child| !child.schema().fields().iter().map(|field| field.name()).eq(names()))
+    let is_semi = |join: &&HashJoinExec| matches!(join.join_type(), JoinType::LeftSemi | JoinType::RightSemi);
+    let Some(join) = plan.downcast_ref::<HashJoinExec>().filter(is_semi) else { return false };
+    let has = |side: &Arc<dyn ExecutionPlan>, key: &Column| side.schema().column_with_name(key.name()).is_some();
+    join.on().iter().any(|(left, right)| {
+        let (left, right) = (left.downcast_ref::<Column>(), right.downcast_ref::<Column>());
+        let is_same = left.zip(right).is_some_and(|(left, right)| left.name() == right.name());
+        !is_same && (left.is_some_and(|key| has(join.right(), key)) || right.is_some_and(|key| has(join.left(), key)))
+    })
 }
 
 #[cfg(test)]
@@ -139,13 +132,11 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_mixed_where_unions_and_semi_joins_have_it_twice() {
+    fn a_name_is_mixed_where_a_semi_join_has_it_twice() {
         let side = |names: [&str; 2]| {
             let fields = names.map(|name| Field::new(name, DataType::Int64, true)).to_vec();
             Arc::new(EmptyExec::new(Arc::new(Schema::new(fields)))) as Arc<dyn ExecutionPlan>
         };
-        let union = |second| mixes_names(UnionExec::try_new(vec![side(["a", "b"]), side(second)]).unwrap().as_ref());
-        assert!(!union(["a", "b"]) && union(["b", "a"]));
         let semi = |right, key| {
             let on = vec![(Arc::new(Column::new("a", 0)) as _, Arc::new(Column::new(key, 0)) as _)];
             let (left, mode, nulls) = (side(["a", "b"]), PartitionMode::CollectLeft, NullEquality::NullEqualsNothing);

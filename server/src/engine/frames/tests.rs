@@ -227,7 +227,8 @@ async fn rows_that_wait_count_as_memory() {
     let runtime = datafusion::execution::runtime_env::RuntimeEnvBuilder::new().with_memory_pool(pool).build_arc().unwrap();
     let task = Arc::new(TaskContext::default().with_runtime(runtime));
     let sorted = datafusion::physical_plan::collect(framed.unwrap(), context.task_ctx()).await.unwrap();
-    let input = datafusion::datasource::memory::MemorySourceConfig::try_new_exec(&[sorted.clone()], sorted[0].schema(), None).unwrap();
+    let input =
+        datafusion::datasource::memory::MemorySourceConfig::try_new_exec(std::slice::from_ref(&sorted), sorted[0].schema(), None).unwrap();
     let plan = plan
         .transform_down(|node| match node.is::<FramesExec>() {
             true => Ok(Transformed::new(
