@@ -19,7 +19,7 @@ use lazaret_auth::{
 };
 use lazaret_bench::generate::generate;
 use lazaret_catalog::caches::{CacheLimits, Caches};
-use lazaret_catalog::governed::{PolicyBinder, physical_rules, session_config};
+use lazaret_catalog::governed::{PolicyBinder, session_config, with_careful_planning};
 use lazaret_catalog::lake::{Lake, TableSource};
 use lazaret_catalog::meta::{Catalog, Definition, Entity, Relation, Schema, State, TableFormat};
 use lazaret_catalog::namespace::Namespace;
@@ -48,7 +48,7 @@ struct Setting {
 
 fn template() -> SessionState {
     let config = session_config(SessionConfig::new().with_default_catalog_and_schema("lake", "public"));
-    SessionStateBuilder::new().with_config(config).with_default_features().with_physical_optimizer_rules(physical_rules()).build()
+    with_careful_planning(SessionStateBuilder::new().with_config(config).with_default_features()).build()
 }
 
 impl Setting {

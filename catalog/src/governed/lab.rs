@@ -30,7 +30,7 @@ use parquet::file::properties::WriterProperties;
 use crate::caches::{CacheLimits, Caches};
 use crate::governed::bind::bound_columns;
 use crate::governed::sabotage::Sabotage;
-use crate::governed::{CarefulPlanner, NewMask, PolicyBinder, physical_rules, session_config};
+use crate::governed::{NewMask, PolicyBinder, session_config, with_careful_planning};
 use crate::lake::{Lake, LakeError, LakeTable, OpenTable, TableSource};
 use crate::meta::{Catalog, Definition, Entity, Relation, Schema as StoredSchema, State, TableFormat};
 use crate::namespace::{FixedQueryKey, Namespace, TableOpener};
@@ -345,7 +345,7 @@ impl Lab {
         }
         let builder = SessionStateBuilder::new().with_config(config).with_default_features();
         let builder = if self.few_functions { with_few_functions(builder) } else { builder };
-        builder.with_query_planner(Arc::new(CarefulPlanner)).with_physical_optimizer_rules(physical_rules()).build()
+        with_careful_planning(builder).build()
     }
 
     /// As [`Self::namespace`], for many statements of one user.

@@ -47,24 +47,32 @@ pub(crate) mod subquery;
 mod subquery_rules;
 mod table;
 mod touched;
+mod unordered;
 pub mod verify;
 pub(crate) mod view;
 
+use std::sync::Arc;
+
+use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::prelude::SessionConfig;
 
 pub use barrier::SecurityBarrierExec;
 pub use bind::{BindError, NewBinding, PolicyBinder, Rows};
 pub use bind_masks::NewMask;
-pub use careful_planner::CarefulPlanner;
 pub use failure::{FailureKind, ScanFailure, classify, is_missing_file};
 pub use functions::identity_functions;
 pub use masks::{MaskKeys, Masks};
-pub use physical_rules::physical_rules;
 pub use subquery::{is_of_policy, tables_named};
 pub(crate) use table::Policies;
 pub use table::{GovernedTable, Witness};
 pub use touched::{AppliedPolicy, Touched, TouchedTables};
+pub use unordered::aggregate_of_window;
 pub use verify::{Leaves, Ungoverned, verify_logical, verify_physical};
+
+/// How queries over governed tables are planned, whatever was set before.
+pub fn with_careful_planning(builder: SessionStateBuilder) -> SessionStateBuilder {
+    builder.with_query_planner(Arc::new(careful_planner::CarefulPlanner)).with_physical_optimizer_rules(physical_rules::physical_rules())
+}
 
 /// Sets what correct and governed answers need, whatever was set before. No session may change these.
 pub fn session_config(config: SessionConfig) -> SessionConfig {

@@ -25,6 +25,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::joins::HashJoinExec;
 
+use super::careful_planner::CarefulFilters;
 use super::early::EarlyFilters;
 use super::late::LateMaterialization;
 use super::selectivity::Selectivity;
@@ -46,6 +47,8 @@ pub fn physical_rules() -> Vec<Rule> {
     let selection = rules.iter().position(|rule| rule.name() == JoinSelection::new().name());
     rules.insert(selection.map_or(rules.len(), |at| at + 1), Arc::new(KnownSide));
     rules.insert(selection.unwrap_or_default(), Arc::new(Selectivity));
+    let pushdown = rules.iter().position(is_pushdown);
+    rules.insert(pushdown.map_or(0, |at| at + 1), Arc::new(CarefulFilters));
     rules
 }
 

@@ -1,5 +1,5 @@
 //! What part of the rows filters let through, for the planning of joins. DataFusion takes one row in five wherever it cannot
-//! compute with the values, as with texts; where a scan knows how many values a column has, one of them is that part.
+//! compute with the values, as with texts, whatever is asked; one value is the less, the more there are.
 
 use std::sync::Arc;
 
@@ -18,8 +18,10 @@ use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 
 use super::barrier::SecurityBarrierExec;
 
-/// DataFusion's own guess, for the parts of a filter of which nothing is known.
+/// DataFusion's own guess, for the parts of a filter that are no comparison with values.
 const UNKNOWN: f64 = 0.2;
+/// How many values a column has of which nobody knows: few, since people ask for one of a kind rather than for one of many.
+const UNKNOWN_VALUES: f64 = 10.0;
 
 /// Before `JoinSelection`, and above barriers only: what scans know below them is hidden.
 #[derive(Debug)]
@@ -53,7 +55,7 @@ impl PhysicalOptimizerRule for Selectivity {
     }
 }
 
-/// Of a hundred rows, rounded up. `None` where nothing is known of any part.
+/// Of a hundred rows, rounded up. `None` where no part compares with values.
 fn percent(predicate: &Arc<dyn PhysicalExpr>, known: &Statistics) -> Option<u8> {
     let shares: Vec<Option<f64>> = split_conjunction(predicate).into_iter().map(|part| share(part, known)).collect();
     let is_whole = shares.iter().all(Option::is_some);
@@ -65,7 +67,8 @@ fn percent(predicate: &Arc<dyn PhysicalExpr>, known: &Statistics) -> Option<u8> 
 fn share(part: &Arc<dyn PhysicalExpr>, known: &Statistics) -> Option<f64> {
     let values = |column: &Arc<dyn PhysicalExpr>| {
         let column = column.downcast_ref::<Column>()?;
-        known.column_statistics.get(column.index())?.distinct_count.get_value().map(|count| (*count).max(1) as f64)
+        let known = known.column_statistics.get(column.index())?.distinct_count.get_value();
+        Some(known.map_or(UNKNOWN_VALUES, |count| (*count).max(1) as f64))
     };
     let is_value = |expr: &Arc<dyn PhysicalExpr>| expr.downcast_ref::<Literal>().is_some_and(|literal| !literal.value().is_null());
     if let Some(list) = part.downcast_ref::<InListExpr>() {
@@ -112,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_is_its_part_of_those_that_there_are() {
+    fn a_value_is_the_less_the_more_there_are() {
         let brands = ColumnStatistics { distinct_count: Precision::Inexact(25), ..ColumnStatistics::new_unknown() };
         let known = Statistics { column_statistics: vec![brands, ColumnStatistics::new_unknown()], ..Statistics::default() };
         let schema = Schema::new(vec![Field::new("brand", DataType::Utf8, true), Field::new("day", DataType::Utf8, true)]);
@@ -128,8 +131,9 @@ mod tests {
             (among(&["a", "b", "c"], &true), Some(88)),
             (and(is(0, "a"), is(1, "x")), Some(1)),
             (and(among(&["a", "b", "c", "d", "e"], &false), binary(column(1), Operator::Lt, lit("x"))), Some(4)),
-            (is(1, "x"), None),
-            (binary(is(0, "a"), Operator::Or, is(1, "x")), None),
+            // Nobody knows how many days there are.
+            (is(1, "x"), Some(10)),
+            (binary(is(0, "a"), Operator::Or, is(1, "x")), Some(14)),
             (binary(column(0), Operator::Lt, lit("a")), None),
             (binary(column(0), Operator::Eq, column(1)), None),
             (lit(true), None),

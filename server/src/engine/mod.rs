@@ -189,16 +189,10 @@ impl Engine {
             .map_err(Error::internal)?;
         let mut rules = Analyzer::new().rules;
         rules.insert(0, Arc::new(functions::SubqueryValues));
-        let mut physical_rules = lazaret_catalog::governed::physical_rules();
-        physical_rules.push(Arc::new(frames::Frames));
-        let mut template = SessionStateBuilder::new()
-            .with_config(config)
-            .with_runtime_env(runtime)
-            .with_default_features()
-            .with_analyzer_rules(rules)
-            .with_query_planner(Arc::new(lazaret_catalog::governed::CarefulPlanner))
-            .with_physical_optimizer_rules(physical_rules)
-            .build();
+        let template =
+            SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features().with_analyzer_rules(rules);
+        let template = lazaret_catalog::governed::with_careful_planning(template);
+        let mut template = template.with_physical_optimizer_rule(Arc::new(frames::Frames)).build();
         functions::register_aggregates(&mut template).map_err(Error::internal)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let queries = RuntimeBuilder::new_multi_thread()

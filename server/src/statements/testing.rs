@@ -12,7 +12,7 @@ use lazaret_auth::{
     CredentialKind, EmergencyId, GrantId, Grantee, ObjectId, Principal, PrincipalName, Privilege, PrivilegeGrant, SystemPrivilege, TableId,
 };
 use lazaret_catalog::caches::{CacheLimits, Caches};
-use lazaret_catalog::governed::session_config;
+use lazaret_catalog::governed::{session_config, with_careful_planning};
 use lazaret_catalog::lake::Lake;
 use lazaret_catalog::meta::{Change, Entity, MemoryStore, Metadata, Relation, State};
 use lazaret_catalog::namespace::{Namespace, TableOpener};
@@ -172,12 +172,7 @@ impl Client<'_> {
         let state = self.server.state();
         let rights = self.context.authority(state.as_ref());
         let config = session_config(SessionConfig::new());
-        let template = SessionStateBuilder::new()
-            .with_default_features()
-            .with_config(config)
-            .with_query_planner(Arc::new(lazaret_catalog::governed::CarefulPlanner))
-            .with_physical_optimizer_rules(lazaret_catalog::governed::physical_rules())
-            .build();
+        let template = with_careful_planning(SessionStateBuilder::new().with_default_features().with_config(config)).build();
         let (catalog, schema) = {
             let session = self.context.session.state.lock();
             (session.catalog.clone(), session.schema.clone())

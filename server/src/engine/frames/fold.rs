@@ -8,7 +8,7 @@ use arrow::compute::SortOptions;
 use arrow::datatypes::{
     DataType, Date32Type, Decimal128Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, IntervalMonthDayNano, TimeUnit,
     TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType, UInt8Type, UInt16Type, UInt32Type,
-    UInt64Type,
+    UInt64Type, i256,
 };
 use datafusion::common::{ScalarValue, internal_datafusion_err};
 use datafusion::error::Result;
@@ -184,18 +184,22 @@ impl Fold {
         match (self, values.data_type()) {
             (Self::Count, _) => Ok(Arc::new(counts.into_iter().map(|count| count as i64).collect::<Int64Array>())),
             (Self::Sum, DataType::Int64) => {
-                let sums = whole_sums::<Int64Type>(values, frames)?;
-                let sums = sums.into_iter().map(|sum| i64::try_from(sum).map_err(|_| misfit())).zip(filled());
-                Ok(Arc::new(sums.map(|(sum, is_filled)| Ok(is_filled.then_some(sum?))).collect::<Result<Int64Array>>()?))
+                let sums = whole_sums::<Int64Type>(values, frames)?.into_iter().zip(filled());
+                let sums = sums.map(|(sum, is_filled)| is_filled.then(|| i64::try_from(sum).map_err(|_| misfit())).transpose());
+                Ok(Arc::new(sums.collect::<Result<Int64Array>>()?))
             }
             (Self::Sum, DataType::UInt64) => {
-                let sums = whole_sums::<UInt64Type>(values, frames)?;
-                let sums = sums.into_iter().map(|sum| u64::try_from(sum).map_err(|_| misfit())).zip(filled());
-                Ok(Arc::new(sums.map(|(sum, is_filled)| Ok(is_filled.then_some(sum?))).collect::<Result<UInt64Array>>()?))
+                let sums = whole_sums::<UInt64Type>(values, frames)?.into_iter().zip(filled());
+                let sums = sums.map(|(sum, is_filled)| is_filled.then(|| u64::try_from(sum).map_err(|_| misfit())).transpose());
+                Ok(Arc::new(sums.collect::<Result<UInt64Array>>()?))
             }
             (Self::Sum, DataType::Decimal128(_, _)) => {
                 let DataType::Decimal128(precision, _) = result else { return Err(misfit()) };
-                let sums = whole_sums::<Decimal128Type>(values, frames).map_err(|_| misfit())?;
+                // Parts of a sum that fits need not.
+                let sums = match whole_sums::<Decimal128Type>(values, frames) {
+                    Ok(sums) => sums,
+                    Err(_) => large_sums(values, frames)?.into_iter().map(|sum| sum.to_i128().ok_or_else(misfit)).collect::<Result<_>>()?,
+                };
                 let sums: Decimal128Array = sums.into_iter().zip(filled()).map(|(sum, is_filled)| is_filled.then_some(sum)).collect();
                 sums.validate_decimal_precision(*precision).map_err(|_| misfit())?;
                 Ok(Arc::new(sums.with_data_type(result.clone())))
@@ -228,6 +232,11 @@ fn counts(values: &dyn Array, frames: &[Range<usize>]) -> Vec<usize> {
 
 fn whole_sums<T: ArrowPrimitiveType<Native: Into<i128>>>(values: &ArrayRef, frames: &[Range<usize>]) -> Result<Vec<i128>> {
     let values: Vec<i128> = or_zero(values.as_primitive::<T>()).map(Into::into).collect();
+    sums(&values, frames, |one, other| one.checked_add(other).ok_or_else(|| internal_datafusion_err!("a sum beyond all numbers")))
+}
+
+fn large_sums(values: &ArrayRef, frames: &[Range<usize>]) -> Result<Vec<i256>> {
+    let values: Vec<i256> = or_zero(values.as_primitive::<Decimal128Type>()).map(i256::from_i128).collect();
     sums(&values, frames, |one, other| one.checked_add(other).ok_or_else(|| internal_datafusion_err!("a sum beyond all numbers")))
 }
 

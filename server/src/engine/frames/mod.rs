@@ -12,9 +12,9 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
-use arrow::compute::{SortColumn, concat_batches};
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::array::{ArrayRef, AsArray, RecordBatch};
+use arrow::compute::{BatchCoalescer, SortColumn, concat_batches};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::internal_err;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
@@ -25,19 +25,28 @@ use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::functions_aggregate::average::Avg;
 use datafusion::functions_aggregate::count::Count;
 use datafusion::logical_expr::AggregateUDF;
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::projection::ProjectionExpr;
 use datafusion::physical_expr::window::{SlidingAggregateWindowExpr, WindowExpr};
-use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
+use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::execution_plan::{CardinalityEffect, apply_expression_roots};
 use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
+use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::windows::BoundedWindowAggExec;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, InputOrderMode, PlanProperties};
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
+use lazaret_catalog::governed::aggregate_of_window;
 
 use self::fold::{Fold, Frame};
 use super::functions::CheckedSum;
 use super::size::array_bytes;
+
+/// A frame of a row, and what came of it.
+const COLUMN_BYTES: usize = size_of::<Range<usize>>() + size_of::<i128>();
+/// What one row takes while frames are found and folded: its key, its value, two sums and a count.
+const FOLD_BYTES: usize = 4 * size_of::<i128>() + size_of::<usize>();
 
 /// After all rules that move nodes or ask them for their order.
 #[derive(Debug)]
@@ -48,7 +57,7 @@ impl PhysicalOptimizerRule for Frames {
         let framed = plan.transform_up(|node| {
             let framed = node.downcast_ref::<BoundedWindowAggExec>().map(FramesExec::instead_of).transpose()?.flatten();
             Ok(match framed {
-                Some(framed) => Transformed::yes(Arc::new(framed) as Arc<dyn ExecutionPlan>),
+                Some(framed) => Transformed::yes(framed),
                 None => Transformed::no(node),
             })
         });
@@ -102,16 +111,15 @@ impl Framed {
 }
 
 fn fold_of(function: &AggregateUDF) -> Option<Fold> {
-    let function = function.inner();
-    let is_sum = function.downcast_ref::<CheckedSum>().is_some();
-    let is_count = || function.downcast_ref::<Count>().is_some();
-    let is_average = || function.downcast_ref::<Avg>().is_some();
-    if is_sum {
+    let function = aggregate_of_window(function).inner();
+    if function.downcast_ref::<CheckedSum>().is_some() {
         Some(Fold::Sum)
-    } else if is_count() {
+    } else if function.downcast_ref::<Count>().is_some() {
         Some(Fold::Count)
+    } else if function.downcast_ref::<Avg>().is_some() {
+        Some(Fold::Average)
     } else {
-        is_average().then_some(Fold::Average)
+        None
     }
 }
 
@@ -131,16 +139,64 @@ struct FramesExec {
 }
 
 impl FramesExec {
-    fn instead_of(window: &BoundedWindowAggExec) -> Result<Option<Self>> {
+    /// With the columns that are not of this kind left to a window below.
+    fn instead_of(window: &BoundedWindowAggExec) -> Result<Option<Arc<dyn ExecutionPlan>>> {
         if !matches!(window.input_order_mode, InputOrderMode::Sorted) || window.state_observer().is_some() {
             return Ok(None);
         }
-        let input = Arc::clone(window.input());
-        let columns = window.window_expr().iter().map(|expr| Framed::new(expr.as_ref(), &input.schema()));
-        let Some(columns) = columns.collect::<Result<Option<Vec<_>>>>()? else { return Ok(None) };
-        let partition_by = window.partition_by_sort_keys()?.into();
-        let (schema, properties) = (window.schema(), Arc::clone(window.properties()));
-        Ok(Some(Self { input, columns: columns.into(), partition_by, schema, properties, metrics: ExecutionPlanMetricsSet::new() }))
+        let input = window.input();
+        let framed = window.window_expr().iter().map(|expr| Framed::new(expr.as_ref(), &input.schema())).collect::<Result<Vec<_>>>()?;
+        let others: Vec<_> =
+            window.window_expr().iter().zip(&framed).filter(|(_, framed)| framed.is_none()).map(|(expr, _)| expr).collect();
+        if others.len() == framed.len() {
+            return Ok(None);
+        }
+        let partition_by = window.partition_by_sort_keys()?;
+        if others.is_empty() {
+            let columns = framed.into_iter().flatten().collect();
+            return Ok(Some(Arc::new(Self::new(
+                Arc::clone(input),
+                columns,
+                partition_by,
+                window.schema(),
+                Arc::clone(window.properties()),
+            ))));
+        }
+        let others: Vec<_> = others.into_iter().cloned().collect();
+        let is_partitioned = !window.partition_keys().is_empty();
+        let below = BoundedWindowAggExec::try_new(others, Arc::clone(input), window.input_order_mode.clone(), is_partitioned)?;
+        let below = Arc::new(below) as Arc<dyn ExecutionPlan>;
+        let (schema, before) = (window.schema(), input.schema().fields().len());
+        let ours = framed.iter().zip(&schema.fields()[before..]).filter(|(framed, _)| framed.is_some()).map(|(_, field)| Arc::clone(field));
+        let both = Arc::new(Schema::new(below.schema().fields().iter().cloned().chain(ours).collect::<Vec<_>>()));
+        // As they were.
+        let (mut other, mut our) = (before, below.schema().fields().len());
+        let place = |it: &Option<Framed>| {
+            let next = if it.is_some() { &mut our } else { &mut other };
+            *next += 1;
+            *next - 1
+        };
+        let places = (0..before).chain(framed.iter().map(place).collect::<Vec<_>>());
+        let shown = places
+            .map(|at| ProjectionExpr::new(Arc::new(Column::new(both.field(at).name(), at)), both.field(at).name()))
+            .collect::<Vec<_>>();
+        let equivalences = EquivalenceProperties::new(Arc::clone(&both)).extend(below.equivalence_properties().clone())?;
+        let (partitioning, emission) = (below.output_partitioning().clone(), below.pipeline_behavior());
+        let properties = Arc::new(PlanProperties::new(equivalences, partitioning, emission, below.boundedness()));
+        let columns = framed.into_iter().flatten().collect();
+        let frames = Self::new(below, columns, partition_by, both, properties);
+        Ok(Some(Arc::new(ProjectionExec::try_new(shown, Arc::new(frames))?)))
+    }
+
+    fn new(
+        input: Arc<dyn ExecutionPlan>,
+        columns: Vec<Framed>,
+        partition_by: Vec<PhysicalSortExpr>,
+        schema: SchemaRef,
+        properties: Arc<PlanProperties>,
+    ) -> Self {
+        let (columns, partition_by) = (columns.into(), partition_by.into());
+        Self { input, columns, partition_by, schema, properties, metrics: ExecutionPlanMetricsSet::new() }
     }
 }
 
@@ -193,20 +249,17 @@ impl ExecutionPlan for FramesExec {
         let rows = FramesStream {
             held: Held { rows: RecordBatch::new_empty(input.schema()), done: 0 },
             gathered: Vec::new(),
+            gathered_rows: 0,
             input,
             is_over: false,
             columns: Arc::clone(&self.columns),
             partition_by: Arc::clone(&self.partition_by),
-            schema: Arc::clone(&self.schema),
+            answered: BatchCoalescer::new(Arc::clone(&self.schema), context.session_config().batch_size().max(1)),
             memory: MemoryConsumer::new("rows around each row").register(context.memory_pool()),
             metrics: BaselineMetrics::new(&self.metrics, partition),
         };
-        let most = context.session_config().batch_size().max(1);
-        let rows = stream::try_unfold(rows, FramesStream::next).map_ok(move |batch: RecordBatch| {
-            let starts = (0..batch.num_rows()).step_by(most);
-            stream::iter(starts.map(move |start| Ok(batch.slice(start, most.min(batch.num_rows() - start)))))
-        });
-        Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), rows.try_flatten())))
+        let rows = stream::try_unfold(rows, FramesStream::next);
+        Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), rows)))
     }
 
     fn metrics(&self) -> Option<MetricsSet> {
@@ -229,58 +282,67 @@ struct FramesStream {
     input: SendableRecordBatchStream,
     held: Held,
     gathered: Vec<RecordBatch>,
+    gathered_rows: usize,
     is_over: bool,
     columns: Arc<[Framed]>,
     partition_by: Arc<[PhysicalSortExpr]>,
-    schema: SchemaRef,
+    /// Copies, that no batch keeps all of the rows that were answered with it.
+    answered: BatchCoalescer,
     memory: MemoryReservation,
     metrics: BaselineMetrics,
 }
 
 impl FramesStream {
     async fn next(mut self) -> Result<Option<(RecordBatch, Self)>> {
-        while !self.is_over {
+        loop {
+            if let Some(batch) = self.answered.next_completed_batch() {
+                self.metrics.record_output(batch.num_rows());
+                return Ok(Some((batch, self)));
+            }
+            if self.is_over {
+                return Ok(None);
+            }
             match self.input.next().await.transpose()? {
                 Some(batch) => {
                     self.memory.try_grow(bytes(&batch))?;
+                    self.gathered_rows += batch.num_rows();
                     self.gathered.push(batch);
                     // What is held is copied when as much has come again: long frames cost no more than short ones.
-                    if self.gathered.iter().map(RecordBatch::num_rows).sum::<usize>() < self.held.rows.num_rows() {
-                        continue;
+                    if self.gathered_rows >= self.held.rows.num_rows() {
+                        self.answer().await?;
                     }
                 }
-                None => self.is_over = true,
-            }
-            let timer = self.metrics.elapsed_compute().clone();
-            let _timed = timer.timer();
-            let answered = self.answer()?;
-            if answered.num_rows() > 0 {
-                self.metrics.record_output(answered.num_rows());
-                return Ok(Some((answered, self)));
+                None => {
+                    self.is_over = true;
+                    self.answer().await?;
+                    self.answered.finish_buffered_batch()?;
+                }
             }
         }
-        Ok(None)
     }
 
     /// As many rows as have all of their frames.
-    fn answer(&mut self) -> Result<RecordBatch> {
-        let Held { rows, done } = &self.held;
-        let (schema, done) = (rows.schema(), *done);
-        let gathered = std::mem::take(&mut self.gathered);
-        self.memory.try_grow(bytes(rows) + gathered.iter().map(bytes).sum::<usize>())?;
-        let rows = concat_batches(&schema, std::iter::once(rows).chain(&gathered))?;
-        drop(gathered);
-        self.memory.try_resize(bytes(&rows))?;
+    async fn answer(&mut self) -> Result<()> {
+        let timer = self.metrics.elapsed_compute().clone();
+        let timed = timer.timer();
+        let (rows, done) = self.take_rows()?;
         let partitions = evaluate_partition_ranges(rows.num_rows(), &sort_columns(&self.partition_by, &rows)?)?;
         let mut found = Vec::with_capacity(self.columns.len());
         for column in self.columns.iter() {
             found.push(self.frames(column, &rows, &partitions, done)?);
         }
         let ready = found.iter().map(Vec::len).min().unwrap_or_default();
+        drop(timed);
         let mut columns = rows.slice(done, ready).columns().to_vec();
         for (column, frames) in self.columns.iter().zip(&found) {
+            // Where there are many rows, each of these takes a while.
+            tokio::task::yield_now().await;
+            let _timed = timer.timer();
             let values = column.argument.evaluate(&rows)?.into_array(rows.num_rows())?;
             columns.push(column.fold.over(&values, &frames[..ready], &column.result)?);
+        }
+        if ready > 0 {
+            self.answered.push_batch(RecordBatch::try_new(self.answered.schema(), columns)?)?;
         }
         let next = done + ready;
         let reached = ready.checked_sub(1).and_then(|last| found.iter().map(|frames| frames[last].start).min());
@@ -288,8 +350,21 @@ impl FramesStream {
             Some(partition) => reached.unwrap_or_default().max(partition.start).min(next),
             None => next,
         };
-        self.held = Held { rows: rows.slice(kept, rows.num_rows() - kept), done: next - kept };
-        Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
+        self.held = Held { rows: without_other_texts(&rows.slice(kept, rows.num_rows() - kept))?, done: next - kept };
+        self.memory.try_resize(bytes(&rows))
+    }
+
+    /// What is held with what has come since then, and how many of these rows are answered. Takes memory for the work on them.
+    fn take_rows(&mut self) -> Result<(RecordBatch, usize)> {
+        let Held { rows, done } = &self.held;
+        let (schema, done) = (rows.schema(), *done);
+        let gathered = std::mem::take(&mut self.gathered);
+        let count = rows.num_rows() + std::mem::take(&mut self.gathered_rows);
+        let both = bytes(rows) + gathered.iter().map(bytes).sum::<usize>();
+        self.memory.try_resize(2 * both + count * (self.columns.len() * COLUMN_BYTES + FOLD_BYTES))?;
+        // Not of an empty batch, which would keep the texts of the rows that it was cut from.
+        let rows = concat_batches(&schema, Some(rows).filter(|rows| rows.num_rows() > 0).into_iter().chain(&gathered))?;
+        Ok((rows, done))
     }
 
     fn frames(&self, column: &Framed, rows: &RecordBatch, partitions: &[Range<usize>], done: usize) -> Result<Vec<Range<usize>>> {
@@ -306,6 +381,18 @@ impl FramesStream {
 
 fn bytes(rows: &RecordBatch) -> usize {
     rows.columns().iter().map(|column| array_bytes(column)).sum()
+}
+
+/// A copy of the texts that are in the rows, without those that they were among.
+fn without_other_texts(rows: &RecordBatch) -> Result<RecordBatch> {
+    let column = |column: &ArrayRef| -> ArrayRef {
+        match column.data_type() {
+            DataType::Utf8View => Arc::new(column.as_string_view().gc()),
+            DataType::BinaryView => Arc::new(column.as_binary_view().gc()),
+            _ => Arc::clone(column),
+        }
+    };
+    Ok(RecordBatch::try_new(rows.schema(), rows.columns().iter().map(column).collect())?)
 }
 
 fn sort_columns(keys: &[PhysicalSortExpr], rows: &RecordBatch) -> Result<Vec<SortColumn>> {

@@ -160,7 +160,6 @@ async fn other_windows_are_datafusions() {
         format!("sum(n) FILTER (WHERE n > 300) OVER ({frame})"),
         format!("count(DISTINCT n) OVER ({frame})"),
         format!("min(n) OVER ({frame})"),
-        format!("sum(n) OVER ({frame}), min(n) OVER ({frame})"),
         "sum(n) OVER (ORDER BY d, n, x ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)".to_owned(),
         "sum(n) OVER (ORDER BY d, n, x ROWS BETWEEN 1 PRECEDING AND UNBOUNDED FOLLOWING)".to_owned(),
         "sum(n) OVER (ORDER BY x RANGE BETWEEN 1 PRECEDING AND CURRENT ROW)".to_owned(),
@@ -172,9 +171,13 @@ async fn other_windows_are_datafusions() {
         assert!(!is_framed, "{sql}");
         assert_eq!(ours, answer(&context(false, 16), &table, &sql).await.unwrap().1, "{sql}");
     }
-    // FILTER is seen for what it is.
-    let sql = format!("SELECT sum(n) OVER ({frame}) FROM t");
-    assert!(answer(&context(true, 16), &table, &sql).await.unwrap().0);
+    // Some of both, in the order in which they are asked for.
+    let other =
+        format!("min(n) OVER ({frame}), sum(n) OVER ({frame}), sum(n) FILTER (WHERE n > 300) OVER ({frame}), count(*) OVER ({frame})");
+    let sql = format!("SELECT {other}, max(n) OVER ({frame}), g FROM t ORDER BY d, n, x");
+    let (is_framed, ours) = answer(&context(true, 16), &table, &sql).await.unwrap();
+    assert!(is_framed);
+    assert_eq!(ours, answer(&context(false, 16), &table, &sql).await.unwrap().1);
 }
 
 #[tokio::test]
@@ -188,6 +191,12 @@ async fn sums_that_do_not_fit_are_errors() {
     assert_eq!(found.column(0).as_primitive::<Int64Type>().values(), &[i64::MAX, i64::MAX - 1, i64::MAX, 1]);
     let error = answer(&context(true, 8), &table, &sums(3)).await.unwrap_err();
     assert!(error.to_string().contains("BIGINT out of range"), "{error}");
+    // Parts of a frame do not fit, and all of it does.
+    let decimals = "SELECT sum(m) OVER (ORDER BY d ROWS BETWEEN 2 PRECEDING AND CURRENT ROW) FROM \
+                    (SELECT d, CAST(CASE WHEN d < 2 THEN '-9' ELSE '9' END || repeat('0', 37) AS DECIMAL(38, 0)) AS m FROM t) ORDER BY d";
+    assert!(answer(&context(true, 8), &table, decimals).await.is_err_and(|error| error.to_string().contains("out of range")));
+    let decimals = decimals.replace("d < 2", "d IN (0, 3)");
+    assert_eq!(answer(&context(true, 8), &table, &decimals).await.unwrap().1.num_rows(), 4);
     let decimals = "SELECT sum(m) OVER (ORDER BY d ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) FROM \
                     (SELECT d, CAST('3' || repeat('0', 37) AS DECIMAL(38, 0)) * (CAST(d AS DECIMAL(1, 0)) + 2) AS m FROM t)";
     let error = answer(&context(true, 8), &table, decimals).await.unwrap_err();
