@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use arrow::array::{ArrayRef, AsArray, Float64Array, Int64Array};
+use arrow::array::{ArrayRef, AsArray, Float64Array, Int64Array, StringViewArray};
 use arrow::compute::{SortOptions, concat_batches};
 use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, Schema};
 use datafusion::common::ScalarValue;
@@ -251,6 +251,15 @@ async fn rows_that_wait_count_as_memory() {
         .data;
     let error = datafusion::physical_plan::collect(plan, task).await.unwrap_err();
     assert!(error.to_string().contains("rows around each row"), "{error}");
+}
+
+#[test]
+fn texts_of_other_rows_are_not_kept() {
+    let texts: ArrayRef = Arc::new(StringViewArray::from_iter_values((0..1_000).map(|n| format!("a text that no view holds itself, {n}"))));
+    let rows = RecordBatch::try_from_iter([("text", texts)]).unwrap().slice(7, 2);
+    let kept = without_other_texts(&rows).unwrap();
+    assert_eq!(kept, rows);
+    assert!(kept.get_array_memory_size() * 10 < rows.get_array_memory_size());
 }
 
 #[test]
