@@ -246,6 +246,7 @@ impl ExecutionPlan for FramesExec {
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let input = self.input.execute(partition, Arc::clone(&context))?;
+        let batch_rows = context.session_config().batch_size().max(1);
         let rows = FramesStream {
             held: Held { rows: RecordBatch::new_empty(input.schema()), done: 0 },
             gathered: Vec::new(),
@@ -254,7 +255,9 @@ impl ExecutionPlan for FramesExec {
             is_over: false,
             columns: Arc::clone(&self.columns),
             partition_by: Arc::clone(&self.partition_by),
-            answered: BatchCoalescer::new(Arc::clone(&self.schema), context.session_config().batch_size().max(1)),
+            answered: RecordBatch::new_empty(Arc::clone(&self.schema)),
+            batches: BatchCoalescer::new(Arc::clone(&self.schema), batch_rows),
+            batch_rows,
             memory: MemoryConsumer::new("rows around each row").register(context.memory_pool()),
             metrics: BaselineMetrics::new(&self.metrics, partition),
         };
@@ -286,8 +289,10 @@ struct FramesStream {
     is_over: bool,
     columns: Arc<[Framed]>,
     partition_by: Arc<[PhysicalSortExpr]>,
-    /// Copies, that no batch keeps all of the rows that were answered with it.
-    answered: BatchCoalescer,
+    /// Rows that wait to be copied, that no batch keeps all of those that were answered with it.
+    answered: RecordBatch,
+    batches: BatchCoalescer,
+    batch_rows: usize,
     memory: MemoryReservation,
     metrics: BaselineMetrics,
 }
@@ -295,11 +300,22 @@ struct FramesStream {
 impl FramesStream {
     async fn next(mut self) -> Result<Option<(RecordBatch, Self)>> {
         loop {
-            if let Some(batch) = self.answered.next_completed_batch() {
+            if let Some(batch) = self.batches.next_completed_batch() {
                 self.metrics.record_output(batch.num_rows());
                 return Ok(Some((batch, self)));
             }
+            let waiting = self.answered.num_rows();
+            if waiting > 0 {
+                let rows = waiting.min(self.batch_rows);
+                self.batches.push_batch(self.answered.slice(0, rows))?;
+                self.answered = self.answered.slice(rows, waiting - rows);
+                continue;
+            }
             if self.is_over {
+                self.batches.finish_buffered_batch()?;
+                if self.batches.has_completed_batch() {
+                    continue;
+                }
                 return Ok(None);
             }
             match self.input.next().await.transpose()? {
@@ -315,7 +331,6 @@ impl FramesStream {
                 None => {
                     self.is_over = true;
                     self.answer().await?;
-                    self.answered.finish_buffered_batch()?;
                 }
             }
         }
@@ -341,9 +356,7 @@ impl FramesStream {
             let values = column.argument.evaluate(&rows)?.into_array(rows.num_rows())?;
             columns.push(column.fold.over(&values, &frames[..ready], &column.result)?);
         }
-        if ready > 0 {
-            self.answered.push_batch(RecordBatch::try_new(self.answered.schema(), columns)?)?;
-        }
+        self.answered = RecordBatch::try_new(self.answered.schema(), columns)?;
         let next = done + ready;
         let reached = ready.checked_sub(1).and_then(|last| found.iter().map(|frames| frames[last].start).min());
         let kept = match partitions.iter().find(|partition| partition.contains(&next)).or(partitions.last().filter(|_| !self.is_over)) {
@@ -351,7 +364,7 @@ impl FramesStream {
             None => next,
         };
         self.held = Held { rows: without_other_texts(&rows.slice(kept, rows.num_rows() - kept))?, done: next - kept };
-        self.memory.try_resize(bytes(&rows))
+        self.memory.try_resize(bytes(&rows) + bytes(&self.answered))
     }
 
     /// What is held with what has come since then, and how many of these rows are answered. Takes memory for the work on them.
