@@ -2,6 +2,7 @@
 //! policy below the optimizer. Nothing here hands out a table to anyone without a `Grant`.
 
 pub mod caches;
+pub mod delegated;
 pub mod dialect;
 pub mod governed;
 pub mod lake;

@@ -146,46 +146,41 @@ impl FramesExec {
         }
         let input = window.input();
         let framed = window.window_expr().iter().map(|expr| Framed::new(expr.as_ref(), &input.schema())).collect::<Result<Vec<_>>>()?;
-        let others: Vec<_> =
-            window.window_expr().iter().zip(&framed).filter(|(_, framed)| framed.is_none()).map(|(expr, _)| expr).collect();
-        if others.len() == framed.len() {
+        if framed.iter().all(Option::is_none) {
             return Ok(None);
         }
-        let partition_by = window.partition_by_sort_keys()?;
-        if others.is_empty() {
-            let columns = framed.into_iter().flatten().collect();
-            return Ok(Some(Arc::new(Self::new(
-                Arc::clone(input),
-                columns,
-                partition_by,
-                window.schema(),
-                Arc::clone(window.properties()),
-            ))));
+        if framed.iter().any(Option::is_none) {
+            return Self::above_others(window, framed).map(Some);
         }
-        let others: Vec<_> = others.into_iter().cloned().collect();
-        let is_partitioned = !window.partition_keys().is_empty();
-        let below = BoundedWindowAggExec::try_new(others, Arc::clone(input), window.input_order_mode.clone(), is_partitioned)?;
+        let (columns, partition_by) = (framed.into_iter().flatten().collect(), window.partition_by_sort_keys()?);
+        let frames = Self::new(Arc::clone(input), columns, partition_by, window.schema(), Arc::clone(window.properties()));
+        Ok(Some(Arc::new(frames)))
+    }
+
+    /// The columns in the order in which the window had them; `None` are the others.
+    fn above_others(window: &BoundedWindowAggExec, framed: Vec<Option<Framed>>) -> Result<Arc<dyn ExecutionPlan>> {
+        let (input, is_partitioned) = (window.input(), !window.partition_keys().is_empty());
+        let others = window.window_expr().iter().zip(&framed).filter(|(_, framed)| framed.is_none()).map(|(expr, _)| Arc::clone(expr));
+        let below = BoundedWindowAggExec::try_new(others.collect(), Arc::clone(input), window.input_order_mode.clone(), is_partitioned)?;
         let below = Arc::new(below) as Arc<dyn ExecutionPlan>;
+
         let (schema, before) = (window.schema(), input.schema().fields().len());
         let ours = framed.iter().zip(&schema.fields()[before..]).filter(|(framed, _)| framed.is_some()).map(|(_, field)| Arc::clone(field));
         let both = Arc::new(Schema::new(below.schema().fields().iter().cloned().chain(ours).collect::<Vec<_>>()));
-        // As they were.
-        let (mut other, mut our) = (before, below.schema().fields().len());
-        let place = |it: &Option<Framed>| {
-            let next = if it.is_some() { &mut our } else { &mut other };
-            *next += 1;
-            *next - 1
-        };
-        let places = (0..before).chain(framed.iter().map(place).collect::<Vec<_>>());
-        let shown = places
-            .map(|at| ProjectionExpr::new(Arc::new(Column::new(both.field(at).name(), at)), both.field(at).name()))
-            .collect::<Vec<_>>();
+        let (mut other, mut our) = (before..below.schema().fields().len(), below.schema().fields().len()..both.fields().len());
+        let places = framed.iter().filter_map(|framed| if framed.is_some() { our.next() } else { other.next() });
+        let as_before = (0..before).chain(places.collect::<Vec<_>>()).map(|at| {
+            let name = both.field(at).name();
+            ProjectionExpr::new(Arc::new(Column::new(name, at)), name)
+        });
+        let as_before: Vec<_> = as_before.collect();
+
         let equivalences = EquivalenceProperties::new(Arc::clone(&both)).extend(below.equivalence_properties().clone())?;
         let (partitioning, emission) = (below.output_partitioning().clone(), below.pipeline_behavior());
         let properties = Arc::new(PlanProperties::new(equivalences, partitioning, emission, below.boundedness()));
         let columns = framed.into_iter().flatten().collect();
-        let frames = Self::new(below, columns, partition_by, both, properties);
-        Ok(Some(Arc::new(ProjectionExec::try_new(shown, Arc::new(frames))?)))
+        let frames = Self::new(below, columns, window.partition_by_sort_keys()?, both, properties);
+        Ok(Arc::new(ProjectionExec::try_new(as_before, Arc::new(frames))?))
     }
 
     fn new(
